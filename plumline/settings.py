@@ -1,0 +1,63 @@
+"""WHERE Plumline runs: the PLUMLINE_* environment. Nothing here changes the bytes of an artifact.
+
+The only module that reads the environment. `docs/settings.md` lists every field; a test compares the two.
+"""
+
+import os
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """One field an environment variable, `PLUMLINE_<FIELD>`."""
+
+    model_config = SettingsConfigDict(env_prefix="PLUMLINE_", frozen=True, extra="ignore")
+
+    home: Path = Field(default=Path(), description="Folder with dvc.yaml, data/, artifacts/ and releases/.")
+    device: str = Field(default="auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
+    threads: int = Field(default=0, ge=0, description="Torch threads of one process; 0 leaves torch's own choice.")
+    port: int = Field(default=3000, ge=0, le=65535, description="Port of `plumline serve`; 0 takes a free one.")
+    registry_remote: str = Field(
+        default="", description="DVC remote of the release registry (a folder or URL); empty: releases/remote."
+    )
+    feature_store: Path | None = Field(
+        default=None, description="A feature_store.yaml to use instead of features/store/feature_store.yaml."
+    )
+    crash_at: str = Field(default="", description="Tests only: `<stage>:<point>[:n]`, SIGKILL at the n-th passing.")
+
+
+def get_settings() -> Settings:
+    """Read the environment now."""
+    return Settings()
+
+
+# Every vendor's switch against sending anything home, with the value that was seen to work ("1" does not stop BentoML).
+_QUIET = {
+    "DO_NOT_TRACK": "1",
+    "BENTOML_DO_NOT_TRACK": "True",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "GX_ANALYTICS_ENABLED": "false",
+    "DVC_NO_ANALYTICS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "ITERATIVE_DO_NOT_TRACK": "1",
+    "GIT_PYTHON_REFRESH": "quiet",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def quiet_environment() -> dict[str, str]:
+    """The variables that switch telemetry of all vendors off, for this process and its children."""
+    return dict(_QUIET)
+
+
+def switch_telemetry_off() -> None:
+    """Put `quiet_environment` in force unless the user set a variable; call it before a vendor is imported."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+
+
+def child_environment(**extra: str) -> dict[str, str]:
+    """The environment of a child process: ours, telemetry off, and `extra` on top."""
+    return {**quiet_environment(), **os.environ, **extra}
