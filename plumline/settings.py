@@ -25,6 +25,7 @@ class Settings(BaseSettings):
     feature_store: Path | None = Field(
         default=None, description="A feature_store.yaml to use instead of features/store/feature_store.yaml."
     )
+    stage_timeout_s: int = Field(default=21_600, gt=0, description="Seconds after which a flow ends a stage's process.")
     crash_at: str = Field(default="", description="Tests only: `<stage>:<point>[:n]`, SIGKILL at the n-th passing.")
 
 

@@ -58,16 +58,11 @@ class SidSpace:
 
     def parse(self, text: str) -> tuple[int, ...]:
         """Codes of a SID's text. Raises InputError if it is not a SID of this space."""
-        found = _TOKEN.findall(text)
-        codes = tuple(int(code) for _, code in found)
-        levels = [string.ascii_lowercase.index(letter) for letter, _ in found]
-        right = "".join(f"<{letter}_{code}>" for letter, code in found) == text and levels == list(
-            range(self.num_levels)
-        )
-        if not right or any(code >= size for code, size in zip(codes, self.sizes, strict=True)):
-            raise InputError(
-                f"{text!r} is no SID of levels {self.sizes}; one looks like {self.format([0] * len(self.sizes))}"
-            )
+        codes = tuple(int(code) for _, code in _TOKEN.findall(text))
+        inside = len(codes) == self.num_levels and all(c < size for c, size in zip(codes, self.sizes, strict=True))
+        if not inside or self.format(codes) != text:
+            example = self.format([0] * self.num_levels)
+            raise InputError(f"{text!r} is no SID of levels {self.sizes}; one looks like {example}")
         return codes
 
     def token_ids(self, codes: np.ndarray, base: int = 0) -> np.ndarray:

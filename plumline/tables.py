@@ -1,5 +1,6 @@
 """Tables and arrays, so that damage is seen: parquet with page checksums, npz without pickle."""
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, KeyError, EOFError) as error:
+    except (zipfile.BadZipFile, ValueError, OSError, KeyError, EOFError) as error:
         raise CorruptArtifactError(f"{path}: unreadable npz ({error}); run the stage that writes it again") from None
 
 

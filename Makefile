@@ -1,0 +1,44 @@
+# The two commands: `make day` (the whole loop on real data) and `make test`. Everything else serves them.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: day setup test test-slow lint format clean help
+
+help:           ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
+
+day: setup      ## set up, then the whole loop on the sample: bootstrap, two days, serve, monitor, one table
+	@plumline day
+
+setup: $(VENV)/.ready   ## the virtual environment from requirements.lock, nothing else
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 12) else f"Python {v[0]}.{v[1]}: Plumline runs on 3.11 and 3.12; make PYTHON=python3.12 setup")'
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { \
+	  echo "python3 has no venv module; installing Debian's python3-venv" >&2; rm -rf $(VENV); \
+	  SUDO=$$(test $$(id -u) = 0 || echo sudo); $$SUDO apt-get update -q && $$SUDO apt-get install -y -q python3-venv && $(PYTHON) -m venv $(VENV); }
+	@echo "installing requirements.lock (a few minutes the first time)" >&2
+	@$(BIN)/pip install -q --progress-bar on -r requirements.lock
+	@$(BIN)/pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+test: setup     ## the tests, at most 12 minutes on two cores
+	@python -m pytest
+
+test-slow: setup  ## the slow and the fault suites
+	@python -m pytest -m 'slow and not gpu'
+
+lint: setup     ## ruff, mypy, import contract
+	@ruff check .
+	@ruff format --check .
+	@mypy
+	@lint-imports --no-cache
+
+format: setup   ## ruff's formatting and safe fixes
+	@ruff format . && ruff check --fix .
+
+clean:          ## forget every run (data, artifacts, releases, monitoring); the environment stays
+	rm -rf data artifacts releases .plumline dvc.lock

@@ -1,0 +1,91 @@
+"""dvc.yaml read as what it is: the one graph of stages. Knows nothing of Prefect or DVC's own code."""
+
+import re
+import shlex
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from plumline.artifact import sha256_file, sha256_json
+from plumline.errors import InputError
+from plumline.stage import CODE_ROOT, import_closure
+
+_TEMPLATE = re.compile(r"\$\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of dvc.yaml, its templates not yet filled in."""
+
+    name: str
+    command: str
+    deps: tuple[str, ...]
+    outs: tuple[str, ...]
+
+    @property
+    def module(self) -> str:
+        """Python module that the command runs."""
+        return shlex.split(self.command)[2]
+
+    def argv(self, python: str, values: dict[str, str]) -> list[str]:
+        """The command as a list, `python` being the interpreter, `${name}` being values[name]."""
+        return [python, *shlex.split(fill(self.command, values))[1:]]
+
+
+def fill(text: str, values: dict[str, str]) -> str:
+    """Replace `${name}` by its value. Raises InputError for a name that params.yaml does not have."""
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in values:
+            raise InputError(f"dvc.yaml: ${{{match[1]}}} stands in no line of params.yaml; it has {sorted(values)}")
+        return values[match[1]]
+
+    return _TEMPLATE.sub(value, text)
+
+
+def read_params(home: Path) -> dict[str, str]:
+    """params.yaml as strings."""
+    return {name: str(value) for name, value in _yaml(home / "params.yaml").items()}
+
+
+def read_graph(home: Path) -> dict[str, Stage]:
+    """Every stage of dvc.yaml in an order in which each comes after what it needs."""
+    raw = _yaml(home / "dvc.yaml")["stages"]
+    stages = {
+        name: Stage(name, " ".join(body["cmd"].split()), tuple(body["deps"]), tuple(_path(o) for o in body["outs"]))
+        for name, body in raw.items()
+    }
+    writer = {out: name for name, stage in stages.items() for out in stage.outs}
+    sorter = TopologicalSorter({n: [writer[d] for d in s.deps if d in writer] for n, s in stages.items()})
+    return {name: stages[name] for name in sorter.static_order()}
+
+
+def upstream(graph: dict[str, Stage], goal: str) -> list[str]:
+    """Names of the stages that `goal` needs, itself last, in running order."""
+    writer = {out: name for name, stage in graph.items() for out in stage.outs}
+    needed, queue = set(), [goal]
+    while queue:
+        name = queue.pop()
+        needed.add(name)
+        queue += [writer[d] for d in graph[name].deps if d in writer and writer[d] not in needed]
+    return [name for name in graph if name in needed]
+
+
+def graph_version(graph: dict[str, Stage], stages: list[str]) -> str:
+    """Hash of all code that these stages can reach."""
+    files = sorted({path for name in stages for path in import_closure(graph[name].module)})
+    return sha256_json({path: sha256_file(CODE_ROOT / path) for path in files})
+
+
+def _path(out: str | dict[str, Any]) -> str:
+    return out if isinstance(out, str) else next(iter(out))
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    try:
+        return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise InputError(f"{path}: not there; run in a clone of Plumline, or set PLUMLINE_HOME to one") from None

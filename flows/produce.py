@@ -1,0 +1,143 @@
+"""One release from start to end: stages → sealed folder → registry → gate → promotion. Shared by all flows that train.
+
+Every step is idempotent, so a flow killed anywhere and started again ends in the state of one that was not: stages skip
+by their keys, a seal that is there is kept, a tag that is there is kept, a pointer that is there is kept.
+"""
+
+import json
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_table_artifact
+
+from flows.graph import graph_version, read_graph, read_params, upstream
+from flows.registry import Entry, Registry
+from flows.stages import Finished, run_stages, workspace_lock
+from plumline import artifact
+from plumline.errors import RefusedError
+from plumline.stage import say
+
+
+@dataclass(frozen=True)
+class Made:
+    """What became of one release. fresh: made by this run, not found finished."""
+
+    entry: Entry
+    promoted: bool
+    fresh: bool
+    reasons: tuple[str, ...]
+
+
+def produce(home: Path, *, as_of: date, base: str, kind: str) -> Made:
+    """Make, publish, judge and (if the gate agrees) promote the release of one day. Call it inside a flow.
+
+    base: release id to continue from, "" to learn everything anew. kind: "bootstrap" or "daily".
+    Raises RefusedError when a stage refuses its input; a refusal of the gate is no exception but `promoted` False.
+    """
+    registry = Registry(home)
+    values = {**read_params(home), "as_of": as_of.isoformat(), "base": f"releases/sealed/{base}" if base else ""}
+    graph = read_graph(home)
+    names = upstream(graph, "release")
+    with workspace_lock(home):
+        key = _run_key(home, values, graph_version(graph, names), base, registry)
+        known = next((entry for entry in registry.entries() if entry.key == key), None)
+        if known is not None:
+            say(f"release {known.release_id} of {as_of} is already published; nothing to redo")
+            registry.restore(known.release_id)
+            return _judge_and_promote(home, known, fresh=False)
+        if base:
+            registry.restore(base)
+        finished = run_stages(graph, names, values, home)
+        entry = seal_and_publish(str(home), as_of.isoformat(), base, kind, key)
+        record_run(home, entry, finished)
+    return _judge_and_promote(home, entry, fresh=True)
+
+
+def _run_key(home: Path, values: dict[str, str], code: str, base: str, registry: Registry) -> str:
+    recipe = artifact.sha256_file(home / values["recipe"])
+    base_digest = artifact.read_manifest(registry.restore(base)).digest if base else ""
+    return artifact.sha256_json(
+        {"recipe": recipe, "code": code, "base": base_digest, "as_of": values["as_of"], "seed": values.get("seed", "")}
+    )
+
+
+@task(task_run_name="publish", persist_result=False)
+def seal_and_publish(home: str, as_of: str, base: str, kind: str, key: str) -> Entry:
+    """Seal artifacts/release under its own name and publish it to the registry."""
+    registry = Registry(Path(home))
+    folder = Path(home) / "artifacts" / "release"
+    release_id = artifact.read_json(folder / "release.json")["release_id"]
+    sealed = registry.seal(folder, release_id)
+    digest = artifact.read_manifest(sealed).digest
+    return registry.publish(Entry(release_id, digest, as_of, base, kind, key))
+
+
+def record_run(home: Path, entry: Entry, finished: list[Finished]) -> None:
+    """Keep what a run measured (seconds a stage, training speed) beside the artifacts: clocks never enter them."""
+    throughput = {}
+    for name in ("cpt", "sft"):
+        path = home / "artifacts" / "progress" / f"{name}.jsonl"
+        if path.exists() and not next(f.skipped for f in finished if f.stage == name):
+            lines = path.read_text(encoding="utf-8").splitlines()
+            throughput[name] = json.loads(lines[-1]) if lines else {}
+    old = read_run(home, entry.release_id).get("seconds", {})
+    seconds = {f.stage: old.get(f.stage, f.seconds) if f.skipped else f.seconds for f in finished}
+    record: dict[str, Any] = {"release_id": entry.release_id, "seconds": seconds, "throughput": throughput}
+    artifact.replace_file(_run_path(home, entry.release_id), json.dumps(record, indent=2, sort_keys=True) + "\n")
+
+
+def read_run(home: Path, release_id: str) -> dict[str, Any]:
+    """What was measured when a release was made; empty if it was made elsewhere."""
+    path = _run_path(home, release_id)
+    return dict(artifact.read_json(path)) if path.exists() else {}
+
+
+def _run_path(home: Path, release_id: str) -> Path:
+    return home / ".plumline" / "runs" / f"{release_id}.json"
+
+
+def _judge_and_promote(home: Path, entry: Entry, *, fresh: bool) -> Made:
+    from serving.pointers import Pointers
+
+    champion = Pointers(home).champion()
+    if champion is not None and champion.release_id == entry.release_id:
+        return Made(entry, True, fresh, ())
+    passed, reasons = gate(str(home), entry.release_id)
+    if not passed:
+        say(f"gate: {entry.release_id} is not promoted: {'; '.join(reasons)}")
+        return Made(entry, False, fresh, tuple(reasons))
+    if champion is not None and Registry(home).find(champion.release_id).as_of > entry.as_of:
+        return Made(entry, False, fresh, (f"the champion {champion.release_id} knows a later day",))
+    promote_release(str(home), entry.release_id)
+    return Made(entry, True, fresh, ())
+
+
+@task(task_run_name="gate", persist_result=False)
+def gate(home: str, release_id: str) -> tuple[bool, list[str]]:
+    """Judge a sealed release against the recipe's limits and the champion; keep the verdict as a file."""
+    from flows.verdicts import judge_release
+
+    verdict = judge_release(Path(home), release_id)
+    rows = [
+        {"check": c.name, "observed": str(c.observed), "limit": str(c.limit), "passed": c.passed, "reason": c.reason}
+        for c in verdict.checks
+    ]
+    create_table_artifact(table=rows, key="gate", description=f"Gate of {release_id}")
+    return verdict.passed, [c.reason for c in verdict.checks if not c.passed]
+
+
+@task(task_run_name="promote", persist_result=False)
+def promote_release(home: str, release_id: str) -> None:
+    """Point the champion at a release whose verdict says yes."""
+    from flows.promote import promote
+
+    promote(Path(home), release_id)
+
+
+def refuse_unless_promoted(made: Made) -> None:
+    """Raise RefusedError for a fresh release that the gate turned down, so that a person and a schedule see it."""
+    if not made.promoted and made.reasons and made.fresh:
+        raise RefusedError(f"{made.entry.release_id} was made but not promoted: {'; '.join(made.reasons)}")

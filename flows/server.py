@@ -1,0 +1,89 @@
+"""A Prefect server to talk to: the one PREFECT_API_URL names, or one of our own for as long as a command runs.
+
+Prefect's ephemeral mode loses task records at exit, so short commands start a real server on loopback instead; its
+database stays in <home>/.plumline/prefect, and `prefect server start` on the same folder shows the same history.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from plumline.errors import PlumlineError
+from plumline.settings import child_environment
+from plumline.stage import say
+
+_START_TIMEOUT_S = 180.0
+
+
+def free_port() -> int:
+    """A TCP port of loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def prefect_environment(home: Path) -> dict[str, str]:
+    """Prefect's settings for one home: database, results and logs in it; beats often enough to see a dead run."""
+    return {
+        "PREFECT_HOME": str((home / ".plumline" / "prefect").resolve()),
+        "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str((home / ".plumline" / "prefect" / "results").resolve()),
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+        "PREFECT_CLIENT_METRICS_ENABLED": "false",
+    }
+
+
+@contextmanager
+def prefect_server(home: Path) -> Iterator[str]:
+    """Yield the URL of a Prefect API and set PREFECT_API_URL to it. Import prefect after this, not before."""
+    os.environ.update({k: os.environ.get(k, v) for k, v in prefect_environment(home).items()})
+    if "PREFECT_API_URL" in os.environ:
+        yield os.environ["PREFECT_API_URL"]
+        return
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    log_path = home / ".plumline" / "prefect-server.log"
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    say("starting a Prefect server of this run's own (set PREFECT_API_URL to use another)")
+    with log_path.open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+            env=child_environment(),
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+        )
+    try:
+        _wait_until_ready(process, url, log_path)
+        os.environ["PREFECT_API_URL"] = url
+        yield url
+    finally:
+        os.environ.pop("PREFECT_API_URL", None)
+        process.terminate()
+        try:
+            process.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log_path: Path) -> None:
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise PlumlineError(f"the Prefect server ended at once (exit {process.returncode}); see {log_path}")
+        try:
+            if httpx.get(f"{url}/health", timeout=2).status_code == 200:
+                return
+        except httpx.HTTPError:
+            time.sleep(0.3)
+    raise PlumlineError(f"the Prefect server was not ready within {_START_TIMEOUT_S:.0f} s; see {log_path}")
