@@ -14,11 +14,14 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 
 from flows.graph import graph_version, read_graph, read_params, upstream
+from flows.promote import promote
 from flows.registry import Entry, Registry
 from flows.stages import Finished, run_stages, workspace_lock
+from flows.verdicts import judge_release
 from plumline import artifact
 from plumline.errors import RefusedError
 from plumline.stage import say
+from serving.pointers import read_pointer
 
 
 @dataclass(frozen=True)
@@ -100,9 +103,7 @@ def _run_path(home: Path, release_id: str) -> Path:
 
 
 def _judge_and_promote(home: Path, entry: Entry, *, fresh: bool) -> Made:
-    from serving.pointers import Pointers
-
-    champion = Pointers(home).champion()
+    champion = read_pointer(home / "releases")
     if champion is not None and champion.release_id == entry.release_id:
         return Made(entry, True, fresh, ())
     passed, reasons = gate(str(home), entry.release_id)
@@ -111,30 +112,23 @@ def _judge_and_promote(home: Path, entry: Entry, *, fresh: bool) -> Made:
         return Made(entry, False, fresh, tuple(reasons))
     if champion is not None and Registry(home).find(champion.release_id).as_of > entry.as_of:
         return Made(entry, False, fresh, (f"the champion {champion.release_id} knows a later day",))
-    promote_release(str(home), entry.release_id)
+    promote_release(str(home), entry.release_id, champion.fencing if champion else 0)
     return Made(entry, True, fresh, ())
 
 
 @task(task_run_name="gate", persist_result=False)
 def gate(home: str, release_id: str) -> tuple[bool, list[str]]:
     """Judge a sealed release against the recipe's limits and the champion; keep the verdict as a file."""
-    from flows.verdicts import judge_release
-
     verdict = judge_release(Path(home), release_id)
-    rows = [
-        {"check": c.name, "observed": str(c.observed), "limit": str(c.limit), "passed": c.passed, "reason": c.reason}
-        for c in verdict.checks
-    ]
-    create_table_artifact(table=rows, key="gate", description=f"Gate of {release_id}")
-    return verdict.passed, [c.reason for c in verdict.checks if not c.passed]
+    rows = [{"check": c.name, "passed": c.passed, "blocking": c.blocking, "reason": c.reason} for c in verdict.checks]
+    create_table_artifact(table=rows, key="gate", description=f"Gate of {release_id}: {verdict.status}")
+    return verdict.passed, [f"{c.name}: {c.reason}" for c in verdict.failures]
 
 
 @task(task_run_name="promote", persist_result=False)
-def promote_release(home: str, release_id: str) -> None:
-    """Point the champion at a release whose verdict says yes."""
-    from flows.promote import promote
-
-    promote(Path(home), release_id)
+def promote_release(home: str, release_id: str, fencing: int) -> None:
+    """Point the champion at a release whose verdict says yes, if nobody moved it since the judgement began."""
+    promote(Path(home), release_id, expected=fencing)
 
 
 def refuse_unless_promoted(made: Made) -> None:

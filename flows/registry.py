@@ -23,6 +23,7 @@ from pathlib import Path
 from plumline import artifact
 from plumline.errors import InputError, MissingArtifactError, PlumlineError
 from plumline.settings import child_environment, get_settings
+from serving.pointers import sealed_folder
 
 _NAME = "release"
 
@@ -52,12 +53,8 @@ class Registry:
         self.repository = self.root / "registry"
 
     def sealed(self, release_id: str) -> Path:
-        """Folder of a release at hand. Raises InputError for a name that could leave the folder."""
-        if not release_id or release_id.startswith(".") or not set(release_id) <= set(_ALLOWED):
-            raise InputError(
-                f"release {release_id!r}: names are made of a-z, 0-9, '.', '_' and '-'; see plumline status"
-            )
-        return self.root / "sealed" / release_id
+        """Folder of a release at hand. Raises InputError for a name that is none."""
+        return sealed_folder(self.root, release_id)
 
     def seal(self, folder: Path, release_id: str) -> Path:
         """Copy a finished release artifact to `sealed/<id>` (one rename; nothing to do if it is there)."""
@@ -186,9 +183,6 @@ class Registry:
 
     def _dvc(self, *arguments: str) -> None:
         _run([sys.executable, "-m", "dvc", *arguments], self.repository)
-
-
-_ALLOWED = "abcdefghijklmnopqrstuvwxyz0123456789._-"
 
 
 def _run(command: list[str], folder: Path) -> str:

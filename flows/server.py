@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -44,11 +44,43 @@ def prefect_environment(home: Path) -> dict[str, str]:
 
 @contextmanager
 def prefect_server(home: Path) -> Iterator[str]:
-    """Yield the URL of a Prefect API and set PREFECT_API_URL to it. Import prefect after this, not before."""
-    os.environ.update({k: os.environ.get(k, v) for k, v in prefect_environment(home).items()})
-    if "PREFECT_API_URL" in os.environ:
-        yield os.environ["PREFECT_API_URL"]
-        return
+    """Yield the URL of a Prefect API, in force as PREFECT_API_URL until the end of the block."""
+    with ExitStack() as stack:
+        wanted = {k: v for k, v in prefect_environment(home).items() if k not in os.environ}
+        stack.enter_context(_environment(wanted))
+        url = os.environ.get("PREFECT_API_URL")
+        if url is None:
+            url = stack.enter_context(_own_server(home))
+            stack.enter_context(_environment({"PREFECT_API_URL": url}))
+        yield url
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    _refresh_settings()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        _refresh_settings()
+
+
+def _refresh_settings() -> None:
+    """Prefect reads the environment once, when it is imported; if it was, make it look again."""
+    if "prefect.context" in sys.modules:
+        from prefect.context import refresh_global_settings_context
+
+        refresh_global_settings_context()
+
+
+@contextmanager
+def _own_server(home: Path) -> Iterator[str]:
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
     log_path = home / ".plumline" / "prefect-server.log"
@@ -64,10 +96,8 @@ def prefect_server(home: Path) -> Iterator[str]:
         )
     try:
         _wait_until_ready(process, url, log_path)
-        os.environ["PREFECT_API_URL"] = url
         yield url
     finally:
-        os.environ.pop("PREFECT_API_URL", None)
         process.terminate()
         try:
             process.wait(timeout=15)

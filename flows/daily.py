@@ -1,0 +1,58 @@
+"""Flow `daily`: every landed day since the last release, in order, each an increment on the champion's lineage.
+
+land → validate → SIDs of new items from the frozen quantizer → histories → corpus → SFT from the CPT lineage → index →
+scores → release → gate → promote → online features → monitoring. A late or missed schedule loses nothing: the next run
+starts at the first day that has no release.
+"""
+
+from datetime import date
+from pathlib import Path
+
+from prefect import flow
+
+from flows.calendar import days_to_process
+from flows.produce import Made, produce, refuse_unless_promoted
+from flows.publish_day import publish_day
+from flows.registry import Registry
+from flows.schedule import give_up_after_too_many_starts
+from plumline.errors import RefusedError
+from plumline.stage import say
+from serving.pointers import read_pointer
+
+
+@flow(name="daily", persist_result=False, validate_parameters=False)
+def daily(
+    home: str = ".", as_of: str | None = None, max_days: int | None = None, raise_refusal: bool = True
+) -> list[Made]:
+    """Make the releases of the missing days up to `as_of` (ISO date; None: the last day that another day follows).
+
+    max_days: at most so many, oldest first. Raises RefusedError if there is no champion to continue from, or, after all
+    days were tried, if the gate turned a fresh one down (unless not raise_refusal).
+    """
+    give_up_after_too_many_starts()
+    folder = Path(home)
+    if read_pointer(folder / "releases") is None:
+        raise RefusedError("no champion to continue from; run plumline bootstrap first")
+    days = days_to_process(folder, date.fromisoformat(as_of) if as_of else None)
+    if not days:
+        say("every landed day has its release; nothing to do")
+    made = []
+    for day in days[:max_days]:
+        champion = read_pointer(folder / "releases")
+        assert champion is not None
+        base = _base_of(folder, day, champion.release_id)
+        made.append(produce(folder, as_of=day, base=base, kind="daily"))
+        publish_day(folder, made[-1])
+    if len(days) > len(days[:max_days]):
+        say(f"{len(days) - len(made)} more landed days wait; plumline daily --as-of {days[-1]} makes them all")
+    for one in made if raise_refusal else ():
+        refuse_unless_promoted(one)
+    return made
+
+
+def _base_of(home: Path, day: date, champion: str) -> str:
+    """The release a day continues from: the one it already continued from if it was made before, else the champion."""
+    for entry in Registry(home).entries():
+        if entry.kind == "daily" and entry.as_of == day.isoformat():
+            return entry.base
+    return champion

@@ -1,0 +1,39 @@
+"""Verdicts of the gate as files: releases/verdicts/<release id>.json names the release by its digest."""
+
+from pathlib import Path
+
+from flows.graph import read_params
+from flows.registry import Registry
+from monitoring import gates
+from plumline import artifact
+from plumline.errors import MissingArtifactError, RefusedError
+from plumline.stage import load_params
+from serving.pointers import read_pointer
+
+
+def judge_release(home: Path, release_id: str) -> gates.Verdict:
+    """Judge a sealed release against the recipe's limits and the champion, and keep the verdict."""
+    registry = Registry(home)
+    params = load_params(home / read_params(home)["recipe"], "gate", gates.GateParams)
+    champion = read_pointer(registry.root)
+    against = registry.restore(champion.release_id) if champion and champion.release_id != release_id else None
+    verdict = gates.judge_release(registry.restore(release_id), against, params)
+    verdict.save(_path(registry, release_id))
+    return verdict
+
+
+def require_verdict(home: Path, release_id: str) -> None:
+    """Raise RefusedError unless a verdict names exactly the bytes of this release and says yes."""
+    registry = Registry(home)
+    digest = artifact.read_manifest(registry.restore(release_id)).digest
+    try:
+        verdict = gates.Verdict.load(_path(registry, release_id))
+    except MissingArtifactError:
+        raise RefusedError(
+            f"release {release_id} has no verdict of the gate; plumline bootstrap or daily judges it"
+        ) from None
+    verdict.for_release(release_id, digest)
+
+
+def _path(registry: Registry, release_id: str) -> Path:
+    return registry.root / "verdicts" / f"{release_id}.json"
