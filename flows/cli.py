@@ -132,11 +132,19 @@ def recommend(user: str | None, history: str | None, num_items: int, as_json: bo
 @click.option("--port", type=click.IntRange(0, 65535), help="Default: PLUMLINE_PORT, else 3000; 0 takes a free one.")
 def serve(port: int | None) -> None:
     """Serve the champion over HTTP (POST /recommend) until stopped; promotions and rollbacks are picked up live."""
-    from serving.deploy import serve_forever
+    import subprocess
 
+    from plumline.errors import RefusedError
     from plumline.settings import get_settings
+    from serving.deploy import free_port, serve_command, serve_environment
+    from serving.pointers import read_pointer
 
-    serve_forever(_home(), get_settings().port if port is None else port)
+    home = _home()
+    if read_pointer(home / "releases") is None:
+        raise RefusedError("no champion to serve; run plumline bootstrap first")
+    number = (get_settings().port if port is None else port) or free_port()
+    click.echo(f"POST http://127.0.0.1:{number}/recommend (Ctrl-C ends it)", err=True)
+    sys.exit(subprocess.run(serve_command(number), cwd=home, env=serve_environment(home), check=False).returncode)
 
 
 @main.command()
@@ -146,7 +154,6 @@ def dashboards(port: int) -> None:
     import subprocess
 
     from monitoring.reports import dashboards_command
-
     from plumline.settings import child_environment
 
     click.echo(f"dashboards: http://127.0.0.1:{port} (Ctrl-C ends them)", err=True)

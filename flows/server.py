@@ -5,7 +5,6 @@ database stays in <home>/.plumline/prefect, and `prefect server start` on the sa
 """
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -18,15 +17,9 @@ import httpx
 from plumline.errors import PlumlineError
 from plumline.settings import child_environment
 from plumline.stage import say
+from serving.deploy import free_port
 
 _START_TIMEOUT_S = 180.0
-
-
-def free_port() -> int:
-    """A TCP port of loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def prefect_environment(home: Path) -> dict[str, str]:

@@ -147,6 +147,7 @@ class _Tee(threading.Thread):
             sys.stderr.write(block.decode(errors="replace"))
             sys.stderr.flush()
             self._tail = (self._tail + block)[-8192:]
+        self._source.close()
 
     def last_line(self) -> str:
         lines = [line for line in self._tail.decode(errors="replace").replace("\r", "\n").split("\n") if line.strip()]

@@ -24,15 +24,19 @@ def judge_release(home: Path, release_id: str) -> gates.Verdict:
 
 def require_verdict(home: Path, release_id: str) -> None:
     """Raise RefusedError unless a verdict names exactly the bytes of this release and says yes."""
-    registry = Registry(home)
-    digest = artifact.read_manifest(registry.restore(release_id)).digest
-    try:
-        verdict = gates.Verdict.load(_path(registry, release_id))
-    except MissingArtifactError:
-        raise RefusedError(
-            f"release {release_id} has no verdict of the gate; plumline bootstrap or daily judges it"
-        ) from None
+    digest = artifact.read_manifest(Registry(home).restore(release_id)).digest
+    verdict = read_verdict(home, release_id)
+    if verdict is None:
+        raise RefusedError(f"release {release_id} has no verdict of the gate; plumline bootstrap or daily judges it")
     verdict.for_release(release_id, digest)
+
+
+def read_verdict(home: Path, release_id: str) -> gates.Verdict | None:
+    """The kept verdict on a release, None if it was never judged."""
+    try:
+        return gates.Verdict.load(_path(Registry(home), release_id))
+    except MissingArtifactError:
+        return None
 
 
 def _path(registry: Registry, release_id: str) -> Path:

@@ -1,0 +1,125 @@
+"""The main job (`make day`): bootstrap, two daily increments, serve and check 200 requests, monitor, one table.
+
+Every part may be run again: what is finished is found finished, and only the serving check is done anew.
+"""
+
+from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.calendar import default_as_of, landed_days
+from flows.landing import init_home
+from flows.registry import Registry
+from flows.run import run_bootstrap, run_daily
+from flows.server import prefect_server
+from flows.traffic_check import TrafficCheck, check_service
+from plumline.errors import PlumlineError, RefusedError
+from plumline.settings import get_settings
+from plumline.stage import CODE_ROOT, hash_seed, say
+from serving.deploy import serve_process
+from serving.pointers import read_pointer
+
+if TYPE_CHECKING:
+    from flows.day_table import DayTable
+
+SAMPLE = CODE_ROOT / "examples" / "online_retail"
+NUM_REQUESTS = 200
+NUM_DAYS = 2
+
+
+def main_job(home: Path) -> "DayTable":
+    """Do everything and return the table. With nothing landed it takes the sample."""
+    from flows.day_table import day_table
+
+    if not landed_days(home):
+        say("nothing has landed: taking the sample, Online Retail II (UCI, CC BY 4.0)")
+        init_home(
+            home,
+            items=SAMPLE / "items.parquet",
+            events=SAMPLE / "events.parquet",
+            users=SAMPLE / "users.parquet",
+            mapping=(),
+            recipe="cpu_tiny",
+            as_of=default_as_of_of(home),
+        )
+    first = default_as_of(home)
+    days = [day for day in landed_days(home) if day > first][: NUM_DAYS + 1]
+    if len(days) <= NUM_DAYS:
+        raise RefusedError(f"{len(days)} days have landed after {first}; the main job wants {NUM_DAYS + 1}")
+    with prefect_server(home):
+        made = run_bootstrap(home, first.isoformat())
+        if read_pointer(home / "releases") is None:
+            raise RefusedError(f"the gate refused {made[0].entry.release_id}: {'; '.join(made[0].reasons)}")
+        run_daily(home, days[NUM_DAYS - 1].isoformat(), None)
+        traffic = serve_and_check(home)
+        report = monitor_served_day(home)
+    return day_table(home, first, traffic, report)
+
+
+def default_as_of_of(home: Path) -> str:
+    """params.yaml's as_of, which the sample keeps."""
+    from flows.graph import read_params
+
+    return read_params(home)["as_of"]
+
+
+def champion_folder(home: Path) -> Path:
+    """The sealed folder of the champion. Raises RefusedError if there is none."""
+    pointer = read_pointer(home / "releases")
+    if pointer is None:
+        raise RefusedError("no champion yet; run plumline bootstrap first")
+    return Registry(home).restore(pointer.release_id)
+
+
+def serve_and_check(home: Path) -> TrafficCheck:
+    """Serve the champion on a free port and check NUM_REQUESTS answers; the service logs the traffic."""
+    folder = champion_folder(home)
+    offset = _noon_after(home) - datetime.now(UTC)
+    say("serving the champion on a free port")
+    with serve_process(home, 0, PLUMLINE_CLOCK_OFFSET_S=str(offset.total_seconds())) as server:
+        found = check_service(server.url, folder, _sample_users(home))
+    if found.num_invalid:
+        raise PlumlineError(
+            f"{found.num_invalid} of {found.num_items} served items are not fit to serve; see {server.log}"
+        )
+    return found
+
+
+def monitor_served_day(home: Path) -> Path:
+    """Judge the day the requests fell on, with its traffic. Returns the report's path."""
+    from flows.graph import read_params
+    from flows.verdicts import read_verdict
+    from monitoring.health import MonitorParams
+    from monitoring.reports import publish_day
+    from plumline.stage import load_params
+
+    noon = _noon_after(home)
+    folder = champion_folder(home)
+    return publish_day(
+        home,
+        folder,
+        day=noon.date(),
+        now=noon,
+        params=load_params(home / read_params(home)["recipe"], "monitor", MonitorParams),
+        verdict=read_verdict(home, folder.name),
+    ).report
+
+
+def _noon_after(home: Path) -> datetime:
+    """Noon of the day after the champion's last known day: when, in the log's time, the requests are sent."""
+    entry = Registry(home).find(champion_folder(home).name)
+    clock = timedelta(seconds=get_settings().clock_offset_s)  # a simulation may run inside a simulation
+    return datetime.combine(date.fromisoformat(entry.as_of) + timedelta(days=1), time(12), UTC) + clock
+
+
+def _sample_users(home: Path) -> list[tuple[str, list[str]]]:
+    """NUM_REQUESTS users with a history, the same ones each time."""
+    import numpy as np
+    from features.histories import read_histories
+
+    table = read_histories(home / "artifacts" / "histories")
+    rows = np.random.default_rng(hash_seed("main job", NUM_REQUESTS)).permutation(table.num_rows)[:NUM_REQUESTS]
+    picked = table.take(np.sort(rows))
+    pairs = zip(picked.column("user_id").to_pylist(), picked.column("item_ids").to_pylist(), strict=True)
+    users = [(str(user), list(items)) for user, items in pairs]
+    return [users[number % len(users)] for number in range(NUM_REQUESTS)]

@@ -1,0 +1,146 @@
+"""The table that `make day` prints: what the models reach, what was served, what it cost, where to look next."""
+
+import io
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from flows.produce import read_run
+from flows.registry import Entry, Registry
+from flows.traffic_check import TrafficCheck
+from plumline import artifact
+
+_METHODS = {"model": "Plumline", "popularity": "popularity", "item_knn": "sequential item-kNN", "sasrec": "SASRec"}
+
+
+@dataclass(frozen=True)
+class DayTable:
+    """Everything the table says. releases: the bootstrap's and the days', oldest first."""
+
+    releases: tuple[dict[str, Any], ...]
+    traffic: TrafficCheck
+    report: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """All figures."""
+        return {"releases": list(self.releases), "traffic": asdict(self.traffic), "report": str(self.report)}
+
+    def text(self) -> str:
+        """The table for people, 100 columns."""
+        from rich.console import Console
+
+        out = io.StringIO()
+        console = Console(file=out, width=100, no_color=True)
+        for table in (self._quality(), self._releases(), self._seconds()):
+            console.print(table)
+            console.print()
+        served = self.traffic
+        console.print(
+            f"served    {served.num_requests} requests, {served.num_items} items, invalid {served.num_invalid}, "
+            f"degraded {served.num_degraded}, p50 {served.p50_ms:.0f} ms, p99 {served.p99_ms:.0f} ms; "
+            f"{served.num_compared} answers equal to this process's"
+        )
+        console.print(
+            "service   plumline serve, then: curl -s localhost:3000/recommend -H 'content-type: "
+            'application/json\' -d \'{"user_id": "12347"}\'',
+            soft_wrap=True,
+        )
+        console.print("dashboard plumline dashboards (http://127.0.0.1:8001)")
+        console.print(f"report    {self.report}", soft_wrap=True)
+        return out.getvalue().rstrip()
+
+    def _quality(self) -> Any:
+        from rich.table import Table
+
+        scores = self.releases[0]["scores"]
+        title = (
+            f"Next-day quality after {scores['as_of']}, {scores['num_queries']} user-days of {scores['num_users']} users: "
+            "item level, full ranking, ± standard error"
+        )
+        table = Table(title=title)
+        for heading in ("method", "Recall@10 seen masked", "NDCG@10 seen masked", "Recall@10 all", "NDCG@10 all"):
+            table.add_column(heading, justify="left" if heading == "method" else "right")
+        for method, name in _METHODS.items():
+            figures = scores["methods"].get(method)
+            if figures:
+                cells = [
+                    _figure(figures[p], m) for p in ("seen_masked", "not_masked") for m in ("recall@10", "ndcg@10")
+                ]
+                table.add_row(name, *cells)
+        return table
+
+    def _releases(self) -> Any:
+        from rich.table import Table
+
+        table = Table(title="Releases")
+        rows = {
+            "release": lambda r: r["release_id"],
+            "gate": lambda r: r["verdict"],
+            "Recall@10 all, after its own day": lambda r: _figure(
+                r["scores"]["methods"]["model"]["not_masked"], "recall@10"
+            ),
+            "unconstrained hallucination rate": lambda r: f"{r['scores']['hallucination_rate']:.2%}",
+            "invalid SIDs in constrained lists": lambda r: str(r["scores"]["num_invalid"]),
+            "items / with a SID of their own": lambda r: f"{r['sids']['num_items']} / {r['sids']['uniqueness']:.2%}",
+            "sharing a full SID / largest bucket": lambda r: (
+                f"{r['sids']['collisions']} / {r['sids']['largest_bucket']}"
+            ),
+            "CPT tokens/s": lambda r: _speed(r["run"], "cpt"),
+            "SFT tokens/s": lambda r: _speed(r["run"], "sft"),
+        }
+        table.add_column("")
+        for release in self.releases:
+            table.add_column(f"{release['kind']} {release['as_of']}", justify="right")
+        for name, cell in rows.items():
+            table.add_row(name, *(cell(release) for release in self.releases))
+        return table
+
+    def _seconds(self) -> Any:
+        from rich.table import Table
+
+        table = Table(title="Seconds a stage (wall, process start included)")
+        stages = list(dict.fromkeys(stage for r in self.releases for stage in r["run"].get("seconds", {})))
+        table.add_column("stage")
+        for release in self.releases:
+            table.add_column(release["as_of"], justify="right")
+        for stage in stages:
+            table.add_row(stage, *(_seconds(r["run"].get("seconds", {}).get(stage)) for r in self.releases))
+        totals = [sum(r["run"].get("seconds", {}).values()) for r in self.releases]
+        table.add_row("all", *map(_seconds, totals), end_section=True)
+        return table
+
+
+def day_table(home: Path, first: date, traffic: TrafficCheck, report: Path) -> DayTable:
+    """Collect the table from the releases of `first` and later."""
+    from flows.verdicts import read_verdict
+
+    def row(entry: Entry) -> dict[str, Any]:
+        folder = Registry(home).restore(entry.release_id)
+        verdict = read_verdict(home, entry.release_id)
+        return {
+            "release_id": entry.release_id,
+            "as_of": entry.as_of,
+            "kind": entry.kind,
+            "verdict": verdict.status if verdict else "unjudged",
+            "scores": artifact.read_json(folder / "scores" / "scores.json"),
+            "sids": artifact.read_json(folder / "sids" / "report.json"),
+            "run": read_run(home, entry.release_id),
+        }
+
+    entries = [entry for entry in Registry(home).entries() if entry.as_of >= first.isoformat()]
+    newest_first = max((n for n, e in enumerate(entries) if e.kind == "bootstrap"), default=0)
+    return DayTable(tuple(row(entry) for entry in entries[newest_first:]), traffic, report)
+
+
+def _figure(figures: dict[str, float], name: str) -> str:
+    return f"{figures[name]:.4f} ± {figures[f'{name}_se']:.4f}"
+
+
+def _speed(run: dict[str, Any], stage: str) -> str:
+    speed = run.get("throughput", {}).get(stage, {}).get("tokens_per_second")
+    return f"{speed:,.0f}" if speed else "-"
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
