@@ -3,19 +3,22 @@
 Every part may be run again: what is finished is found finished, and only the serving check is done anew.
 """
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.calendar import default_as_of, landed_days
+from flows.graph import read_params
 from flows.landing import init_home
 from flows.registry import Registry
 from flows.run import run_bootstrap, run_daily
 from flows.server import prefect_server
 from flows.traffic_check import TrafficCheck, check_service
 from plumline.errors import PlumlineError, RefusedError
-from plumline.settings import get_settings
-from plumline.stage import CODE_ROOT, hash_seed, say
+from plumline.stage import CODE_ROOT, hash_seed, load_params, say
 from serving.deploy import serve_process
 from serving.pointers import read_pointer
 
@@ -40,27 +43,24 @@ def main_job(home: Path) -> "DayTable":
             users=SAMPLE / "users.parquet",
             mapping=(),
             recipe="cpu_tiny",
-            as_of=default_as_of_of(home),
+            as_of=read_params(home)["as_of"],
         )
     first = default_as_of(home)
     days = [day for day in landed_days(home) if day > first][: NUM_DAYS + 1]
     if len(days) <= NUM_DAYS:
         raise RefusedError(f"{len(days)} days have landed after {first}; the main job wants {NUM_DAYS + 1}")
     with prefect_server(home):
-        made = run_bootstrap(home, first.isoformat())
+        with clock_at(_noon_after(first)):
+            made = run_bootstrap(home, first.isoformat())
         if read_pointer(home / "releases") is None:
             raise RefusedError(f"the gate refused {made[0].entry.release_id}: {'; '.join(made[0].reasons)}")
-        run_daily(home, days[NUM_DAYS - 1].isoformat(), None)
-        traffic = serve_and_check(home)
-        report = monitor_served_day(home)
+        for day in days[:NUM_DAYS]:
+            with clock_at(_noon_after(day)):
+                run_daily(home, day.isoformat(), None)
+        with clock_at(_noon_after(days[NUM_DAYS - 1])):
+            traffic = serve_and_check(home)
+            report = monitor_served_day(home, _noon_after(days[NUM_DAYS - 1]))
     return day_table(home, first, traffic, report)
-
-
-def default_as_of_of(home: Path) -> str:
-    """params.yaml's as_of, which the sample keeps."""
-    from flows.graph import read_params
-
-    return read_params(home)["as_of"]
 
 
 def champion_folder(home: Path) -> Path:
@@ -74,9 +74,8 @@ def champion_folder(home: Path) -> Path:
 def serve_and_check(home: Path) -> TrafficCheck:
     """Serve the champion on a free port and check NUM_REQUESTS answers; the service logs the traffic."""
     folder = champion_folder(home)
-    offset = _noon_after(home) - datetime.now(UTC)
     say("serving the champion on a free port")
-    with serve_process(home, 0, PLUMLINE_CLOCK_OFFSET_S=str(offset.total_seconds())) as server:
+    with serve_process(home) as server:
         found = check_service(server.url, folder, _sample_users(home))
     if found.num_invalid:
         raise PlumlineError(
@@ -85,15 +84,12 @@ def serve_and_check(home: Path) -> TrafficCheck:
     return found
 
 
-def monitor_served_day(home: Path) -> Path:
+def monitor_served_day(home: Path, noon: datetime) -> Path:
     """Judge the day the requests fell on, with its traffic. Returns the report's path."""
-    from flows.graph import read_params
     from flows.verdicts import read_verdict
     from monitoring.health import MonitorParams
     from monitoring.reports import publish_day
-    from plumline.stage import load_params
 
-    noon = _noon_after(home)
     folder = champion_folder(home)
     return publish_day(
         home,
@@ -105,16 +101,29 @@ def monitor_served_day(home: Path) -> Path:
     ).report
 
 
-def _noon_after(home: Path) -> datetime:
-    """Noon of the day after the champion's last known day: when, in the log's time, the requests are sent."""
-    entry = Registry(home).find(champion_folder(home).name)
-    clock = timedelta(seconds=get_settings().clock_offset_s)  # a simulation may run inside a simulation
-    return datetime.combine(date.fromisoformat(entry.as_of) + timedelta(days=1), time(12), UTC) + clock
+@contextmanager
+def clock_at(moment: datetime) -> Iterator[None]:
+    """Let the flows and the service live at a moment of the log's own time, while real seconds pass."""
+    before = os.environ.get("PLUMLINE_CLOCK_OFFSET_S")
+    os.environ["PLUMLINE_CLOCK_OFFSET_S"] = str((moment - datetime.now(UTC)).total_seconds())
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PLUMLINE_CLOCK_OFFSET_S"]
+        else:
+            os.environ["PLUMLINE_CLOCK_OFFSET_S"] = before
+
+
+def _noon_after(day: date) -> datetime:
+    """When, in the log's time, the release of a day is made and serves."""
+    return datetime.combine(day + timedelta(days=1), time(12), UTC)
 
 
 def _sample_users(home: Path) -> list[tuple[str, list[str]]]:
     """NUM_REQUESTS users with a history, the same ones each time."""
     import numpy as np
+
     from features.histories import read_histories
 
     table = read_histories(home / "artifacts" / "histories")

@@ -55,7 +55,7 @@ class DayTable:
 
         scores = self.releases[0]["scores"]
         title = (
-            f"Next-day quality after {scores['as_of']}, {scores['num_queries']} user-days of {scores['num_users']} users: "
+            f"Next days after {scores['as_of']}: {scores['num_queries']} user-days, {scores['num_users']} users, "
             "item level, full ranking, ± standard error"
         )
         table = Table(title=title)

@@ -67,11 +67,12 @@ def execute(name: str, argv: list[str], home: Path) -> Finished:
     log_path = home / "artifacts" / "logs" / f"{name}.log"
     log_path.parent.mkdir(parents=True, exist_ok=True)
     python_path = os.pathsep.join(filter(None, [str(CODE_ROOT), os.environ.get("PYTHONPATH", "")]))
+    interval = "0.2" if sys.stderr.isatty() else "10"  # progress bars in a log file, but not ten lines a second
     with log_path.open("ab") as log:
         process = subprocess.Popen(
             argv,
             cwd=home,
-            env=child_environment(PYTHONPATH=python_path, PYTHONUNBUFFERED="1"),
+            env=child_environment(PYTHONPATH=python_path, PYTHONUNBUFFERED="1", TQDM_MININTERVAL=interval),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

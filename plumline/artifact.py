@@ -199,9 +199,12 @@ def read_manifest(folder: Path) -> Manifest:
         raise MissingArtifactError(f"{folder}: no finished artifact there; run the stage that writes it")
     raw = read_json(folder / MANIFEST)
     try:
-        return Manifest(**raw)
-    except TypeError as error:
+        manifest = Manifest(**raw)
+        if not all(set(entry) == {"sha256", "size"} for entry in manifest.files.values()):
+            raise TypeError("a file without sha256 and size")
+    except (TypeError, AttributeError) as error:
         raise CorruptArtifactError(f"{folder / MANIFEST}: not a manifest of this version ({error})") from None
+    return manifest
 
 
 def verify(folder: Path) -> Manifest:

@@ -4,6 +4,7 @@ The only module that reads the environment. `docs/settings.md` lists every field
 """
 
 import os
+from datetime import timedelta
 from pathlib import Path
 
 from pydantic import Field
@@ -19,6 +20,7 @@ class Settings(BaseSettings):
     device: str = Field(default="auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
     threads: int = Field(default=0, ge=0, description="Torch threads of one process; 0 leaves torch's own choice.")
     port: int = Field(default=3000, ge=0, le=65535, description="Port of `plumline serve`; 0 takes a free one.")
+    workers: int = Field(default=1, ge=1, description="Processes that answer requests, each with a model of its own.")
     registry_remote: str = Field(
         default="", description="DVC remote of the release registry (a folder or URL); empty: releases/remote."
     )
@@ -26,12 +28,20 @@ class Settings(BaseSettings):
         default=None, description="A feature_store.yaml to use instead of features/store/feature_store.yaml."
     )
     stage_timeout_s: int = Field(default=21_600, gt=0, description="Seconds after which a flow ends a stage's process.")
+    clock_offset_s: float = Field(
+        default=0.0, description="Simulations only: seconds added to the clock of the service and the flows."
+    )
     crash_at: str = Field(default="", description="Tests only: `<stage>:<point>[:n]`, SIGKILL at the n-th passing.")
 
 
 def get_settings() -> Settings:
     """Read the environment now."""
     return Settings()
+
+
+def clock_offset() -> timedelta:
+    """What to add to the real time: nothing, but in a simulation of past days."""
+    return timedelta(seconds=get_settings().clock_offset_s)
 
 
 # Every vendor's switch against sending anything home, with the value that was seen to work ("1" does not stop BentoML).

@@ -76,4 +76,4 @@ class SidSpace:
     def contains(self, codes: np.ndarray) -> np.ndarray:
         """Which code tuples lie in the space. codes: (..., L). Returns (...) bool."""
         codes = np.asarray(codes)
-        return ((codes >= 0) & (codes < np.asarray(self.sizes))).all(axis=-1)
+        return np.asarray(((codes >= 0) & (codes < np.asarray(self.sizes))).all(axis=-1))

@@ -45,7 +45,7 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise MissingArtifactError(f"{path}: no such file; run the stage that writes it")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (zipfile.BadZipFile, ValueError, OSError, KeyError, EOFError) as error:
         raise CorruptArtifactError(f"{path}: unreadable npz ({error}); run the stage that writes it again") from None

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
-for _name in [name for name in os.environ if name.startswith(("PLUMLINE_", "PREFECT_"))]:
+for _name in [name for name in os.environ if name.startswith(("PLUMLINE_", "PREFECT_")) and name != "PLUMLINE_UPDATE"]:
     del os.environ[_name]  # the tests' answers must not depend on whoever runs them
 
 from plumline.settings import switch_telemetry_off  # noqa: E402

@@ -58,7 +58,8 @@ def test_our_closure_is_the_import_graph_of_grimp():
     for stage in GRAPH.values():
         modules = graph.find_upstream_modules(stage.module) | {stage.module}
         files = {m.replace(".", "/") + ".py" for m in modules}
-        assert {f for f in files if (ROOT / f).is_file()} == set(import_closure(stage.module)), stage.name
+        ours = {f for f in import_closure(stage.module) if not f.startswith("features/store/")}  # Feast's, no package
+        assert {f for f in files if (ROOT / f).is_file()} == ours, stage.name
 
 
 def test_every_out_has_one_writer_and_is_named_after_its_stage():

@@ -95,6 +95,15 @@ def test_a_cut_manifest_is_refused_at_every_length(tmp_path):
             artifact.verify(out)
 
 
+def test_a_manifest_of_another_shape_is_refused(tmp_path):
+    out = make(tmp_path / "toy", {"x": b"1"})
+    good = artifact.read_json(out / "manifest.json")
+    for broken in ({**good, "files": {"x": {"size": 1}}}, {**good, "files": ["x"]}, {"stage": "toy"}, []):
+        artifact.write_json(out / "manifest.json", broken)
+        with pytest.raises(CorruptArtifactError, match="manifest.json"):
+            artifact.verify(out)
+
+
 def test_fingerprint_sees_every_kind_of_input(tmp_path):
     assert artifact.fingerprint(tmp_path / "none") == "absent"
     folder = tmp_path / "folder"

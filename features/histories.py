@@ -1,0 +1,265 @@
+"""What every user did up to as_of, which items go together, and the held-out days to be scored on.
+
+    reads   artifacts/events, artifacts/catalog
+    writes  histories.parquet (HISTORIES, ≤ as_of), pairs.parquet (PAIRS, ≤ as_of),
+            queries.parquet (QUERIES, days as_of+1 … as_of+eval_days), stats.json
+    run     python -m features.histories --params recipes/cpu_tiny.yaml --events artifacts/events \\
+                --catalog artifacts/catalog --as-of 2011-10-31 --out artifacts/histories
+
+An event counts as interest if its action is a positive one, it was watched enough, and its quantity is not below zero
+(a cancellation). Several lines of one user, item and instant are one step. Ties in time are ordered by event_id, which
+is a hash where the source has none: the order of ids in a file never reaches the model.
+
+The tables are made in ibis, with forms that DuckDB and Spark both know: a struct that is collected, then sorted
+(`collect(order_by=…)` does not exist on Spark).
+"""
+
+import ast
+from collections.abc import Callable
+from datetime import date, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from features.batches import utc_day
+from features.catalog import Catalog
+from features.lake import EventSnapshot
+from plumline.artifact import write_json
+from plumline.errors import InputError, RefusedError
+from plumline.schema import EVENTS, HISTORIES, PAIRS, QUERIES, conform
+from plumline.stage import Params, main
+from plumline.tables import read_parquet, write_parquet
+
+if TYPE_CHECKING:
+    import ibis.expr.types as ir
+
+NUMERIC = tuple(field.name for field in EVENTS.schema if pa.types.is_floating(field.type))
+"""Event columns that a reward may name."""
+
+
+class HistoriesParams(Params):
+    """What counts as interest, and how much of it is kept."""
+
+    eval_days: int = Field(default=14, ge=0)
+    """Days after as_of that are held out and scored; events.horizon_days must reach as far."""
+    max_events: int = Field(default=200, ge=1)
+    """Newest events kept of a user."""
+    positive_actions: tuple[str, ...] = ()
+    """Actions that show interest; empty: every action does."""
+    min_watch_ratio: float | None = None
+    """Smallest watch ratio that shows interest (an event without one shows none); empty: not looked at."""
+    reward: str = "1.0"
+    """Worth of an event: numbers and columns (watch_ratio, watch_time_s, rating, price, quantity), + - * / min max."""
+    pair_window: int = Field(default=5, ge=1)
+    """Steps of a user's history within which two items make a pair."""
+    min_pair_count: int = Field(default=2, ge=1)
+    """Pairs seen less often are left out."""
+
+
+def run(params: HistoriesParams, *, events: Path, catalog: Path, as_of: date, out: Path) -> None:
+    """Write histories, pairs and queries of as_of.
+
+    Raises RefusedError if nothing happened by as_of, InputError if the held-out days were not validated.
+    """
+    import ibis
+
+    snapshot, known = EventSnapshot.load(events), Catalog.load(catalog)
+    if not snapshot.days or snapshot.days[0] > as_of:
+        landed = f"{snapshot.days[0]} to {snapshot.days[-1]}" if snapshot.days else "none"
+        raise RefusedError(f"histories: no event by {as_of}; landed days: {landed}; choose an as_of among them")
+    connection = ibis.duckdb.connect()
+    try:
+        steps = connection.create_table("steps", _steps(params, snapshot, as_of))
+        items = ibis.memtable(pa.table({"item_id": pa.array(known.item_ids, pa.string())}))
+        live = ibis.memtable(pa.table({"item_id": pa.array(known.live_ids(), pa.string())}))
+        past = steps.filter(steps.day <= as_of)
+        histories = conform(connection.to_pyarrow(_histories(past, params.max_events)), HISTORIES)
+        pairs = conform(connection.to_pyarrow(_pairs(past.semi_join(items, "item_id"), params)), PAIRS)
+        queries = conform(connection.to_pyarrow(_queries(steps, live, as_of, params.max_events)), QUERIES)
+        counted = past.aggregate(
+            num_events=past.count(), num_days=past.day.nunique(), num_items=past.item_id.nunique()
+        ).to_pyarrow()
+        sessions = past.select("user_id", "day").distinct().count().to_pyarrow().as_py()
+    finally:
+        connection.disconnect()
+    if not histories.num_rows:
+        raise RefusedError(
+            f"histories: no event by {as_of} shows interest (positive_actions {list(params.positive_actions)}, "
+            f"min_watch_ratio {params.min_watch_ratio}); loosen them"
+        )
+    write_parquet(out / "histories.parquet", histories)
+    write_parquet(out / "pairs.parquet", pairs)
+    write_parquet(out / "queries.parquet", queries)
+    lengths = pc.list_value_length(histories.column("item_ids")).to_numpy()
+    stats = {
+        "as_of": as_of.isoformat(),
+        "first_day": snapshot.days[0].isoformat(),
+        "last_day": snapshot.days[-1].isoformat(),
+        "num_users": histories.num_rows,
+        "num_sessions": sessions,
+        "median_history_length": float(np.median(lengths)),
+        "num_pairs": pairs.num_rows,
+        "num_queries": queries.num_rows,
+        **counted.to_pylist()[0],
+    }
+    write_json(out / "stats.json", stats)
+
+
+def _steps(params: HistoriesParams, snapshot: EventSnapshot, as_of: date) -> "ir.Table":
+    """Events of interest up to as_of + eval_days: user_id, item_id, micros (int64), day, event_id, reward."""
+    import ibis
+
+    through = as_of + timedelta(days=params.eval_days)
+    columns = ["event_id", "user_id", "item_id", "timestamp", "action", *NUMERIC]
+    table = snapshot.read(through=through, columns=columns)
+    table = table.append_column("day", utc_day(table.column("timestamp")))
+    table = table.append_column("micros", table.column("timestamp").cast(pa.int64())).drop_columns(["timestamp"])
+    events = ibis.memtable(table)
+    events = events.filter(events.quantity.isnull() | (events.quantity > 0))
+    if params.positive_actions:
+        events = events.filter(events.action.isin(list(params.positive_actions)))
+    if params.min_watch_ratio is not None:
+        events = events.filter(events.watch_ratio >= params.min_watch_ratio)
+    events = events.mutate(reward=parse_reward(params.reward, events))
+    return events.group_by("user_id", "item_id", "micros", "day").agg(
+        event_id=events.event_id.min(), reward=events.reward.max()
+    )
+
+
+def _histories(steps: "ir.Table", max_events: int) -> "ir.Table":
+    """The newest `max_events` steps of every user, oldest first."""
+    import ibis
+    from ibis import _
+
+    step = ibis.struct({"micros": _.micros, "id": _.event_id, "item": _.item_id, "reward": _.reward})
+    collected = steps.mutate(step=step).group_by("user_id").agg(steps=_.step.collect())
+    newest = collected.mutate(steps=_.steps.sort()).mutate(steps=_.steps[-max_events:])  # by micros, then event_id
+    return newest.select(
+        "user_id",
+        item_ids=_.steps.map(lambda step: step["item"]),
+        timestamps=_.steps.map(lambda step: step.micros // 1000),
+        rewards=_.steps.map(lambda step: step.reward.cast("float32")),
+    ).order_by("user_id")
+
+
+def _pairs(steps: "ir.Table", params: HistoriesParams) -> "ir.Table":
+    """How often two different items lie within `pair_window` steps of one another."""
+    import ibis
+    from ibis import _
+
+    window = ibis.window(group_by=steps.user_id, order_by=[steps.micros, steps.event_id])
+    gaps = range(1, params.pair_window + 1)
+    near = (
+        ibis.union(
+            *[steps.select(a=steps.item_id, b=steps.item_id.lead(gap).over(window)) for gap in gaps], distinct=False
+        )
+        if params.pair_window > 1
+        else steps.select(a=steps.item_id, b=steps.item_id.lead(1).over(window))
+    )
+    near = near.filter(_.b.notnull() & (_.a != _.b))
+    counted = near.group_by(item_a=ibis.least(_.a, _.b), item_b=ibis.greatest(_.a, _.b)).agg(count=_.count())
+    return counted.filter(_["count"] >= params.min_pair_count).order_by("item_a", "item_b")
+
+
+def _queries(steps: "ir.Table", live: "ir.Table", as_of: date, max_events: int) -> "ir.Table":
+    """Every user-day after as_of with a live item: that day's items, and what the user did before that day."""
+    import ibis
+    from ibis import _
+
+    held_out = steps.filter(steps.day > as_of).semi_join(live, "item_id").select("user_id", "day", "item_id").distinct()
+    targets = held_out.group_by("user_id", "day").agg(relevant=_.item_id.collect().sort())
+    keys = targets.select("user_id", "day")
+    before = steps.select("user_id", "item_id", "micros", "event_id", past_day=steps.day)
+    past = keys.join(before, "user_id").filter(_.past_day < _.day)
+    newest_first = ibis.window(group_by=["user_id", "day"], order_by=[ibis.desc("micros"), ibis.desc("event_id")])
+    past = past.mutate(rank=ibis.row_number().over(newest_first)).filter(_.rank < max_events)
+    step = ibis.struct({"micros": _.micros, "id": _.event_id, "item": _.item_id})
+    lists = past.mutate(step=step).group_by("user_id", "day").agg(steps=_.step.collect())
+    lists = lists.mutate(steps=_.steps.sort())
+    lists = lists.select(
+        "user_id",
+        "day",
+        item_ids=_.steps.map(lambda step: step["item"]),
+        timestamps=_.steps.map(lambda step: step.micros // 1000),
+    )
+    joined = targets.left_join(lists, ["user_id", "day"])
+    return joined.select(
+        "user_id",
+        "day",
+        item_ids=ibis.coalesce(joined.item_ids, ibis.literal([], type="array<string>")),
+        timestamps=ibis.coalesce(joined.timestamps, ibis.literal([], type="array<int64>")),
+        relevant=joined.relevant,
+    ).order_by("user_id", "day")
+
+
+# --- reward expressions ---
+
+
+def parse_reward(text: str, events: "ir.Table") -> "ir.FloatingValue":
+    """A reward expression over the numeric columns of `events`; 1.0 where a column in it is null.
+
+    Numbers, NUMERIC names, + - * /, unary minus, min(…), max(…) and brackets. Raises InputError for anything else.
+    """
+    import ibis
+
+    operators: dict[type, Callable[[Any, Any], Any]] = {
+        ast.Add: lambda a, b: a + b,
+        ast.Sub: lambda a, b: a - b,
+        ast.Mult: lambda a, b: a * b,
+        ast.Div: lambda a, b: a / b,
+    }
+    functions = {"min": ibis.least, "max": ibis.greatest}
+
+    def build(node: ast.AST) -> Any:
+        match node:
+            case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
+                return ibis.literal(float(value))
+            case ast.Name(id=name) if name in NUMERIC:
+                return events[name]
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in operators:
+                return operators[type(op)](build(left), build(right))
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                return -build(operand)
+            case ast.Call(func=ast.Name(id=name), args=[_, _, *_] as args, keywords=[]) if name in functions:
+                values = [build(arg) for arg in args]
+                known = values[0].notnull()  # DuckDB's least() skips nulls, Spark's too: say that one spoils the whole
+                for value in values[1:]:
+                    known = known & value.notnull()
+                return ibis.ifelse(known, functions[name](*values), ibis.null("float64"))
+            case _:
+                raise InputError(
+                    f"histories.reward {text!r}: {ast.unparse(node)!r} is not allowed; "
+                    f"use numbers, {', '.join(NUMERIC)}, + - * / min max"
+                )
+
+    try:
+        tree = ast.parse(text.strip(), mode="eval")
+    except SyntaxError as error:
+        raise InputError(f"histories.reward {text!r}: no expression ({error.msg}); write for example 1.0") from None
+    return ibis.coalesce(build(tree.body), ibis.literal(1.0)).cast("float64")
+
+
+# --- readers ---
+
+
+def read_histories(folder: Path) -> pa.Table:
+    """HISTORIES of artifacts/histories, sorted by user_id."""
+    return read_parquet(folder / "histories.parquet")
+
+
+def read_queries(folder: Path) -> pa.Table:
+    """QUERIES of artifacts/histories, sorted by user_id, day."""
+    return read_parquet(folder / "queries.parquet")
+
+
+def read_pairs(folder: Path) -> pa.Table:
+    """PAIRS of artifacts/histories, sorted by item_a, item_b."""
+    return read_parquet(folder / "pairs.parquet")
+
+
+if __name__ == "__main__":
+    main(run, section="histories")

@@ -1,0 +1,58 @@
+"""Continued pre-training: teach the language model the SIDs (PLUM 2.2).
+
+reads   corpus (cpt.npz), vocabulary, base
+writes  weights/ (Hugging Face, safetensors), metrics.json; artifacts/progress/cpt.jsonl beside the artifacts
+run     python -m models.cpt --params recipes/cpu_tiny.yaml --corpus … --vocabulary … --base= --seed 17 --out …
+
+With a base its model is adopted: a daily increment continues from one CPT checkpoint.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+
+from models.examples import Examples
+from models.language import LanguageParams, build_language_model, save_language_model
+from models.packing import PROGRESS, LoopParams
+from models.vocabulary import Vocabulary
+from plumline.artifact import copy_payload, write_json
+from plumline.stage import Params, hash_seed, main
+
+
+class CptParams(Params):
+    """The model and its pre-training."""
+
+    steps: int = Field(default=300, ge=0)
+    """Optimizer steps; the knob that changes cost. 0 keeps the initial weights."""
+    model: LanguageParams = LanguageParams()
+    """The language model."""
+    loop: LoopParams = LoopParams()
+    """The loop."""
+
+
+def run(params: CptParams, *, corpus: Path, vocabulary: Path, base: Path | None, seed: int, out: Path) -> None:
+    """Train on the CPT examples, or adopt the base's model. See the module's docstring."""
+    if base is not None:
+        copy_payload(base / "cpt", out)
+        return
+    from models.training import train
+
+    words, examples = Vocabulary.load(vocabulary), Examples.load(corpus / "cpt.npz")
+    model = build_language_model(params.model, words, hash_seed(seed, "model"))
+    metrics = train(
+        model,
+        examples,
+        params.loop,
+        chosen=np.arange(examples.num_examples),
+        steps=params.steps,
+        seed=hash_seed(seed, "cpt"),
+        stage="cpt",
+        progress_path=PROGRESS / "cpt.jsonl",
+    )
+    save_language_model(model, out / "weights")
+    write_json(out / "metrics.json", metrics)
+
+
+if __name__ == "__main__":
+    main(run, section="cpt")

@@ -1,0 +1,203 @@
+"""Build, adopt, load and save the causal language model. Not a stage: `cpt`, `sft` and serving call it.
+
+Two sources, one path: a from-scratch Llama or Qwen3 configuration, or any pre-trained causal LM of Hugging Face (id,
+local folder, or folder with one .gguf file). Weights lie as safetensors; nothing is unpickled and no remote code runs.
+torch and transformers are imported inside the functions.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from models.vocabulary import Vocabulary
+from plumline.artifact import list_files
+from plumline.errors import CorruptArtifactError, InputError, MissingArtifactError, MixedReleaseError
+from plumline.settings import get_settings
+from plumline.stage import Params, num_cores
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+class LanguageParams(Params):
+    """The language model: `pretrained`, or the sizes of one from scratch (ignored with `pretrained`)."""
+
+    pretrained: str | None = None
+    """Hugging Face id, local folder, or folder with a .gguf file; equal to vocabulary.text_model; null: scratch."""
+    architecture: Literal["llama", "qwen3"] = "llama"
+    """Configuration of a model from scratch."""
+    hidden: int = Field(default=128, ge=1)
+    """Width of the residual stream."""
+    layers: int = Field(default=4, ge=1)
+    """Transformer blocks."""
+    heads: int = Field(default=4, ge=1)
+    """Attention heads; divides hidden."""
+    kv_heads: int = Field(default=4, ge=1)
+    """Key and value heads; divides heads."""
+    intermediate: int = Field(default=384, ge=1)
+    """Width of the feed-forward block."""
+    max_positions: int = Field(default=2048, ge=1)
+    """Longest sequence in tokens."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Attention dropout (the only dropout these architectures have)."""
+    tied: bool = True
+    """Whether the output head shares the embedding matrix."""
+    init_std: float = Field(default=0.02, gt=0.0)
+    """Standard deviation of the initial weights of a model from scratch."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a pre-trained model comes from. name: id or folder. options: further arguments of from_pretrained."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def pretrained_source(name: str) -> Source:
+    """What from_pretrained must be told for an id, a folder, or a folder with one .gguf file."""
+    folder = Path(name)
+    if not folder.is_dir():
+        return Source(name)
+    if (folder / "config.json").is_file():
+        return Source(name, {"local_files_only": True})
+    found = sorted(path.name for path in folder.glob("*.gguf"))
+    if len(found) != 1:
+        raise InputError(f"{name}: neither a config.json nor exactly one .gguf file in it (found {found})")
+    return Source(name, {"local_files_only": True, "gguf_file": found[0]})
+
+
+def use_threads() -> int:
+    """Set torch's threads to the settings' number, or to the cores of this process, and return it."""
+    import torch
+
+    threads = get_settings().threads or num_cores()
+    torch.set_num_threads(threads)  # sums depend on the split among threads, so equal losses need equal numbers
+    return threads
+
+
+def pick_device() -> "torch.device":
+    """The device that the settings name; `auto` is the GPU where there is one."""
+    import torch
+
+    wanted = get_settings().device
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(wanted)
+
+
+def build_language_model(params: LanguageParams, vocabulary: Vocabulary, seed: int) -> "PreTrainedModel":
+    """A model that knows the vocabulary: float32, on the CPU, with `vocabulary.size` embeddings.
+
+    New rows of a pre-trained model are drawn from N(0, initializer_range): the mean of the old rows, transformers'
+    default, would make all SIDs equal at the start. Raises InputError if sizes or sources do not fit.
+    """
+    import torch
+
+    torch.manual_seed(seed)
+    if params.pretrained is None:
+        return _from_scratch(params, vocabulary)
+    if vocabulary.text_model != params.pretrained:
+        raise InputError(
+            f"cpt.model.pretrained is {params.pretrained} but vocabulary.text_model is {vocabulary.text_model}; "
+            "name the same model in both, or null in both"
+        )
+    model = _from_pretrained(pretrained_source(params.pretrained))
+    model.resize_token_embeddings(vocabulary.size, mean_resizing=False)
+    return model
+
+
+def _from_scratch(params: LanguageParams, vocabulary: Vocabulary) -> "PreTrainedModel":
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if params.hidden % params.heads or params.heads % params.kv_heads:
+        raise InputError(
+            f"cpt.model: heads {params.heads} must divide hidden {params.hidden}, kv_heads {params.kv_heads} the heads"
+        )
+    config = AutoConfig.for_model(
+        params.architecture,
+        vocab_size=vocabulary.size,
+        hidden_size=params.hidden,
+        num_hidden_layers=params.layers,
+        num_attention_heads=params.heads,
+        num_key_value_heads=params.kv_heads,
+        head_dim=params.hidden // params.heads,
+        intermediate_size=params.intermediate,
+        max_position_embeddings=params.max_positions,
+        attention_dropout=params.dropout,
+        tie_word_embeddings=params.tied,
+        initializer_range=params.init_std,
+        bos_token_id=vocabulary.control["<bos>"],
+        eos_token_id=vocabulary.control["<eos>"],
+        pad_token_id=vocabulary.control["<pad>"],
+    )
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def _from_pretrained(source: Source) -> "PreTrainedModel":
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            source.name, dtype=torch.float32, trust_remote_code=False, use_safetensors=True, **source.options
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"cpt.model.pretrained {source.name}: {' '.join(str(error).split())[:300]}") from None
+    if "gguf_file" not in source.options:
+        return model
+    # A model read from GGUF refuses save_pretrained; the same weights under a plain configuration do not.
+    plain = model.config.to_dict()
+    for name in ("quantization_config", "_name_or_path", "dtype", "architectures"):
+        plain.pop(name, None)
+    copy = AutoModelForCausalLM.from_config(AutoConfig.for_model(**plain), dtype=torch.float32)
+    copy.load_state_dict(model.state_dict())
+    copy.tie_weights()
+    return copy
+
+
+def save_language_model(model: "PreTrainedModel", folder: Path) -> None:
+    """Write config and safetensors."""
+    model.config._name_or_path = ""  # else the path of this machine would stand in the artifact
+    model.save_pretrained(folder)
+
+
+def load_language_model(folder: Path, device: "torch.device | str" = "cpu") -> "PreTrainedModel":
+    """Read what `save_language_model` wrote, float32, in evaluation mode.
+
+    Raises MissingArtifactError if there are no weights, CorruptArtifactError if they do not fit their configuration.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    if not (folder / "config.json").is_file() or not any(p.suffix == ".safetensors" for p in list_files(folder)):
+        raise MissingArtifactError(f"{folder}: no config.json with .safetensors beside it; run the stage that trains")
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise CorruptArtifactError(f"{folder}: {' '.join(str(error).split())[:300]}") from None
+    model, found = loaded
+    if found["missing_keys"]:
+        raise CorruptArtifactError(f"{folder}: weights lack {sorted(found['missing_keys'])[0]}; train again")
+    return model.to(device).eval()
+
+
+def check_vocabulary(model: "PreTrainedModel", vocabulary: Vocabulary) -> None:
+    """Raise MixedReleaseError unless the model has one embedding a token of this vocabulary."""
+    rows = model.get_input_embeddings().num_embeddings
+    if rows != vocabulary.size:
+        raise MixedReleaseError(
+            f"the model knows {rows} tokens, the vocabulary {vocabulary.size}; take both from one run"
+        )

@@ -1,0 +1,185 @@
+"""Examples → batches: whose turn it is, which ones share a row, and what each token may see. NumPy only.
+
+Every number here follows from (seed, epoch, row), so that the place in the data is two integers, the same on every
+machine and for any number of processes.
+"""
+
+from bisect import bisect_left, insort
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from models.examples import Examples
+from plumline.errors import InputError
+from plumline.stage import Params, hash_seed
+
+PROGRESS = Path("artifacts/progress")
+"""Where the loop tells how fast it is, relative to the home: not in the artifact, whose bytes know no clock."""
+
+_OPEN_ROWS = 64
+_MULTIPLE = 8  # widths of batches, for the sake of vector units
+
+
+class LoopParams(Params):
+    """The training loop: what a step is, and how it moves the weights."""
+
+    row_tokens: int = Field(default=512, ge=8)
+    """Most tokens of a row; examples are packed into rows and see only themselves."""
+    rows: int = Field(default=1, ge=1)
+    """Rows of one forward pass; each is padded to the fullest. On a CPU one row is enough, and nothing is padded."""
+    accumulation: int = Field(default=4, ge=1)
+    """Forward passes of one optimizer step (of all processes together)."""
+    learning_rate: float = Field(default=2e-3, gt=0.0)
+    """Constant after the warm-up, as in the paper."""
+    warmup_steps: int = Field(default=20, ge=0)
+    """Steps over which the learning rate rises from 0."""
+    cooldown_share: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of the steps, at the end, over which the learning rate falls to 0; 0 keeps it constant."""
+    weight_decay: float = Field(default=0.01, ge=0.0)
+    """AdamW's decay of matrices."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's two decays."""
+    clip_norm: float = Field(default=1.0, gt=0.0)
+    """Largest norm of the gradient."""
+    precision: Literal["no", "bf16"] = "no"
+    """`bf16` computes under autocast; on CPUs without bf16 matrix units (AMX) it is slower than `no`."""
+    log_every: int = Field(default=20, ge=1)
+    """Steps between two points of the loss curve."""
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """The place in the data: the next row of an epoch's rows."""
+
+    epoch: int = 0
+    row: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B rows of T tokens and their n targets.
+
+    tokens: (B, T) int64. mask: (B, T, T) bool, [b, q, k] whether q sees k. positions: (B, T) int64, how many tokens a
+    token sees before itself. source, target: (n,) int64, flat place whose output predicts, and the token to be
+    predicted. num_tokens: without padding. example_ids: which examples these are.
+    """
+
+    tokens: np.ndarray
+    mask: np.ndarray
+    positions: np.ndarray
+    source: np.ndarray
+    target: np.ndarray
+    num_tokens: int
+    example_ids: np.ndarray
+
+
+class Rows:
+    """Rows of packed examples without end, epoch after epoch.
+
+    rows: which of the examples take part, (n,) integers. Raises InputError if there is none or one is too long.
+    """
+
+    def __init__(self, examples: Examples, chosen: np.ndarray, row_tokens: int, seed: int, pad: int) -> None:
+        if not len(chosen):
+            raise InputError("no example to train on; widen corpus.recent_days or replay_share, or land more events")
+        lengths = examples.lengths
+        longest = int(lengths[chosen].max())
+        if longest > row_tokens:
+            raise InputError(f"row_tokens {row_tokens} is less than the longest example, {longest}; raise it to that")
+        self.examples, self.chosen, self.row_tokens, self.seed, self.pad = examples, chosen, row_tokens, seed, pad
+        self._lengths = lengths
+        self._epoch = -1
+        self._packed: list[list[int]] = []
+
+    def take(self, cursor: Cursor, num_rows: int) -> tuple[list[list[int]], Cursor]:
+        """Example ids of the next rows, and the place behind them; an epoch's end may lie within."""
+        taken: list[list[int]] = []
+        while len(taken) < num_rows:
+            packed = self._rows_of(cursor.epoch)
+            more = packed[cursor.row : cursor.row + num_rows - len(taken)]
+            taken += more
+            cursor = Cursor(cursor.epoch, cursor.row + len(more))
+            if cursor.row >= len(packed):
+                cursor = Cursor(cursor.epoch + 1, 0)
+        return taken, cursor
+
+    def _rows_of(self, epoch: int) -> list[list[int]]:
+        if epoch != self._epoch:
+            order = shuffle(self.examples.weight[self.chosen], hash_seed(self.seed, "epoch", epoch))
+            self._packed = pack(self._lengths, self.chosen[order], self.row_tokens)
+            self._epoch = epoch
+        return self._packed
+
+    def batch(self, rows: list[list[int]]) -> Batch:
+        """The arrays of some rows, as wide as the fullest of them needs."""
+        examples = self.examples
+        filled = [int(self._lengths[members].sum()) for members in rows]
+        width = -(-max(filled) // _MULTIPLE) * _MULTIPLE
+        tokens = np.full((len(rows), width), self.pad, dtype=np.int64)
+        span = np.ones((len(rows), width), dtype=np.int64)
+        loss = np.zeros((len(rows), width), dtype=bool)
+        for row, members in enumerate(rows):
+            at = 0
+            for member in members:
+                begin, end = examples.offsets[member], examples.offsets[member + 1]
+                inside = slice(at, at + int(end - begin))
+                tokens[row, inside] = examples.tokens[begin:end]
+                span[row, inside] = examples.span[begin:end]
+                loss[row, inside] = examples.loss[begin:end]
+                at = inside.stop
+        places = np.arange(width)
+        mask = (places[:, None] < (places + span)[:, None, :]) & np.tri(width, dtype=bool)
+        rows_n, columns_n = np.nonzero(loss)
+        before = mask[rows_n, columns_n] & (places < columns_n[:, None])
+        parents_n = np.where(before, places, -1).max(axis=1, initial=-1)
+        follows = parents_n >= 0  # the root of an example follows nothing
+        rows_n, columns_n, parents_n = rows_n[follows], columns_n[follows], parents_n[follows]
+        return Batch(
+            tokens=tokens,
+            mask=mask,
+            positions=mask.sum(axis=2) - 1,
+            source=rows_n * width + parents_n,
+            target=tokens[rows_n, columns_n],
+            num_tokens=sum(filled),
+            example_ids=np.array([member for members in rows for member in members]),
+        )
+
+
+def shuffle(weight: np.ndarray, seed: int) -> np.ndarray:
+    """A random order in which heavier ones tend to come earlier (Efraimidis and Spirakis 2006: keys u^(1/w)).
+
+    weight: (n,) positive. Returns (n,) a permutation.
+    """
+    u = np.random.default_rng(seed).random(len(weight))
+    with np.errstate(divide="ignore"):
+        keys = np.log(u) / np.maximum(weight, 1e-30)
+    return np.argsort(-keys, kind="stable")
+
+
+def pack(lengths: np.ndarray, order: np.ndarray, row_tokens: int) -> list[list[int]]:
+    """Rows of examples, best fit among a few open rows. lengths: of all examples; order: ids of those to pack, in turn.
+
+    Rows come out about in the order of their examples; only the last few of an epoch are far from full.
+    """
+    done: list[list[int]] = []
+    open_rows: list[tuple[int, int]] = []  # (space left, number), sorted
+    members: dict[int, list[int]] = {}
+    for number, example in enumerate(order.tolist()):
+        length = int(lengths[example])
+        fit = bisect_left(open_rows, (length, -1))
+        if fit < len(open_rows):
+            space, row = open_rows.pop(fit)
+        else:
+            if len(open_rows) == _OPEN_ROWS:
+                done.append(members.pop(open_rows.pop(0)[1]))  # the fullest one goes
+            space, row = row_tokens, number
+            members[row] = []
+        members[row].append(example)
+        if space > length:
+            insort(open_rows, (space - length, row))
+        else:
+            done.append(members.pop(row))
+    return done + [members[row] for _, row in open_rows]

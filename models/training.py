@@ -1,0 +1,186 @@
+"""The one training loop, for continued pre-training and for fine-tuning. torch from the first line: import it late.
+
+Accelerate carries it to one or more CPUs or GPUs. What is ours is what must be exact: the order of the data (a cursor
+of two integers), the packing, the targets, and the sum over targets that makes two processes equal to one with twice
+the accumulation. A run ends after `steps`, never by the clock, so equal seeds give equal weights.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from models.examples import Examples
+from models.language import pick_device, use_threads
+from models.packing import Batch, Cursor, LoopParams, Rows
+from plumline.crash import crash_point
+from plumline.errors import PlumlineError
+
+
+class TargetLoss(nn.Module):
+    """Sum of the cross-entropy over a batch's targets; the output head runs at no other place."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, tokens_BT: Tensor, mask_BTT: Tensor, positions_BT: Tensor, source: Tensor, target: Tensor
+    ) -> Tensor:
+        """Arguments as in Batch. Returns a scalar, float32."""
+        hidden_BTD = self.model.base_model(
+            input_ids=tokens_BT, attention_mask=mask_BTT[:, None], position_ids=positions_BT, use_cache=False
+        ).last_hidden_state
+        hidden_nD = hidden_BTD.flatten(0, 1).index_select(0, source)
+        logits_nV = self.model.get_output_embeddings()(hidden_nD).float()
+        return functional.cross_entropy(logits_nV, target, reduction="sum")
+
+
+def train(
+    model: Any,
+    examples: Examples,
+    params: LoopParams,
+    *,
+    chosen: np.ndarray,
+    steps: int,
+    seed: int,
+    stage: str,
+    progress_path: Path,
+) -> dict[str, Any]:
+    """Train a causal LM in place and return the metrics, which hold no clock.
+
+    chosen: rows of the examples that take part. stage: noun for messages and crash points. progress_path: JSON lines
+    with step, loss, tokens/s and seconds; made anew. Raises PlumlineError with step and example ids if the loss is not
+    finite.
+    """
+    use_threads()
+    torch.manual_seed(seed)
+    accelerator = Accelerator(cpu=pick_device().type == "cpu", mixed_precision=params.precision)
+    rows = Rows(examples, chosen, params.row_tokens, seed, pad=_pad(model))
+    with _exact(accelerator.device):
+        loop = _Loop(model.train(), rows, params, accelerator, steps, stage)
+        found = loop.run(progress_path)
+    model.eval()
+    return found
+
+
+class _Loop:
+    def __init__(
+        self, model: Any, rows: Rows, params: LoopParams, accelerator: Accelerator, steps: int, stage: str
+    ) -> None:
+        self.params, self.rows, self.steps, self.stage, self.accelerator = params, rows, steps, stage, accelerator
+        self.num_parameters = sum(p.numel() for p in model.parameters())
+        matrices = [p for p in model.parameters() if p.ndim >= 2]
+        others = [p for p in model.parameters() if p.ndim < 2]
+        optimizer = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": params.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=params.learning_rate,
+            betas=params.betas,
+            fused=True,
+        )
+        self.module, self.optimizer = accelerator.prepare(TargetLoss(model), optimizer)
+        self.cursor = Cursor()
+
+    def run(self, progress_path: Path) -> dict[str, Any]:
+        progress_path.parent.mkdir(parents=True, exist_ok=True)
+        began = time.perf_counter()
+        curve: list[list[float]] = []
+        recent: list[float] = []
+        num_tokens = num_targets = num_places = 0
+        show = self.accelerator.is_local_main_process
+        with (
+            progress_path.open("w", encoding="utf-8") as progress,
+            tqdm(total=self.steps, desc=self.stage, unit=" steps", mininterval=1.0, disable=not show) as bar,
+        ):
+            for step in range(1, self.steps + 1):
+                batches = self._next_batches()
+                targets = sum(len(batch.target) for batch in batches)
+                recent.append(self._step(step, batches, targets))
+                num_tokens += sum(batch.num_tokens for batch in batches)
+                num_places += sum(batch.tokens.size for batch in batches)
+                num_targets += targets
+                seconds = time.perf_counter() - began
+                bar.set_postfix_str(f"loss {recent[-1]:.3f}, {num_tokens / seconds:.0f} tokens/s", refresh=False)
+                bar.update()
+                if step % self.params.log_every == 0 or step == self.steps:
+                    curve.append([step, round(sum(recent) / len(recent), 6)])
+                    line = {"step": step, "loss": curve[-1][1], "tokens": num_tokens, "seconds": round(seconds, 3)}
+                    progress.write(json.dumps({**line, "tokens_per_s": round(num_tokens / seconds, 1)}) + "\n")
+                    progress.flush()
+                    recent = []
+                crash_point(self.stage, "step")
+        return {
+            "final_loss": curve[-1][1] if curve else None,
+            "loss_curve": curve,
+            "steps": self.steps,
+            "tokens": num_tokens,
+            "target_tokens": num_targets,
+            "padding_share": round(1 - num_tokens / num_places, 6) if num_places else 0.0,
+            "parameters": self.num_parameters,
+            "examples": len(self.rows.chosen),
+            "cursor": [self.cursor.epoch, self.cursor.row],
+        }
+
+    def _next_batches(self) -> list[Batch]:
+        """The forward passes of one step, of all processes together."""
+        taken, self.cursor = self.rows.take(self.cursor, self.params.rows * self.params.accumulation)
+        return [self.rows.batch(taken[i : i + self.params.rows]) for i in range(0, len(taken), self.params.rows)]
+
+    def _step(self, step: int, batches: list[Batch], targets: int) -> float:
+        """One optimizer step; returns the mean loss of its targets."""
+        accelerator, params = self.accelerator, self.params
+        for group in self.optimizer.param_groups:
+            group["lr"] = params.learning_rate * self._rate(step)
+        mine = batches[accelerator.process_index :: accelerator.num_processes]
+        total = torch.zeros((), device=accelerator.device)
+        for batch in mine:
+            arrays = (batch.tokens, batch.mask, batch.positions, batch.source, batch.target)
+            # Processes average their gradients; the factor makes that the mean over the targets of all of them.
+            loss = self.module(*(torch.from_numpy(a).to(accelerator.device) for a in arrays)) / max(targets, 1)
+            accelerator.backward(loss * accelerator.num_processes)
+            total += loss.detach()
+        norm = accelerator.clip_grad_norm_(self.module.parameters(), params.clip_norm)
+        mean = float(accelerator.reduce(total, "sum"))
+        if not (math.isfinite(mean) and math.isfinite(float(norm))):
+            ids = np.concatenate([batch.example_ids for batch in batches]).tolist()
+            raise PlumlineError(
+                f"{self.stage}: loss {mean}, gradient norm {float(norm)} at step {step}, examples "
+                f"{', '.join(map(str, ids[:16]))}{' …' if len(ids) > 16 else ''}; nothing was written; "
+                "lower learning_rate or look at these examples"
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return mean
+
+    def _rate(self, step: int) -> float:
+        """Factor of the learning rate at a step (counted from 1)."""
+        warm = min(1.0, step / (self.params.warmup_steps + 1))
+        left = self.steps - step + 1
+        falling = self.params.cooldown_share * self.steps
+        return warm * (min(1.0, left / falling) if falling >= 1.0 else 1.0)
+
+
+def _pad(model: Any) -> int:
+    pad = model.config.pad_token_id
+    return int(pad) if pad is not None else 0
+
+
+@contextmanager
+def _exact(device: torch.device) -> Iterator[None]:
+    """Deterministic kernels on the CPU (on a GPU they are a decision of the recipe, at a price)."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(before or device.type == "cpu")
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)

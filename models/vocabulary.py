@@ -1,0 +1,340 @@
+"""Put SIDs into a language model's vocabulary, and keep everybody else out of them.
+
+reads   catalog, sids, base
+writes  tokenizer/ (Hugging Face), vocabulary.json
+run     python -m models.vocabulary --params recipes/cpu_tiny.yaml --catalog … --sids … --base= --out …
+
+Token ids: text tokens first, then one block of reserved tokens: control, gaps (hours since the event before, in log
+buckets), SIDs by level (PLUM 2.2: "custom tokens for numerical features"). All of them are registered as SPECIAL, which
+is what lets `encode_untrusted` split them when they turn up in a title; SIDs enter a sequence as ids, never as text.
+"""
+
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow.compute as pc
+
+from features.catalog import Catalog
+from models.sid_table import SidTable
+from plumline.artifact import copy_payload, read_json, write_json
+from plumline.errors import CorruptArtifactError, InputError, MissingArtifactError
+from plumline.schema import DESCRIBING
+from plumline.sid import SidSpace
+from plumline.stage import Params, main, say
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+Segment = Literal["history", "user", "context"]
+
+CONTROL = ("<pad>", "<bos>", "<eos>", "<history>", "<user>", "<context>", "<next>")
+"""Control tokens, in the order of their ids."""
+
+PHRASES = {
+    "history": ("wh =", ""),
+    "title": ("Item ", " has title: "),
+    "topics": ("The topics of item ", " are: "),
+    "channel": ("Item ", " is from: "),
+    "description": ("Item ", " is described as: "),
+    "naming": ("", " is item "),
+}
+"""What stands before and after the SID (for `naming`: the text) in each schema of continued pre-training (Table 1)."""
+
+_CHARACTERS_PER_TOKEN = 32
+
+
+class VocabularyParams(Params):
+    """The words of the language model, and the shape of a prompt, which is stored with them."""
+
+    text_model: str | None = None
+    """Hugging Face id, folder, or folder with a .gguf file whose tokenizer is extended; null: a byte-level BPE
+    tokenizer is trained on the catalogue."""
+    text_tokens: int = 2048
+    """Most text tokens of the trained tokenizer (at least 256); fewer if the texts do not yield them."""
+    num_gaps: int = 12
+    """Buckets for hours since the event before; bucket i begins at 2^i hours."""
+    template: tuple[Segment, ...] = ("history", "user", "context")
+    """Segments of a prompt, in order; `history` must be there, the others may be left out."""
+    max_history: int = 50
+    """Items of a history that a prompt holds, the most recent ones."""
+    max_profile_tokens: int = 24
+    """Tokens of all profile features of a user together."""
+    max_profile_values: int = 128
+    """A column of users with more different values than this (a date, a name) is no feature and stays out."""
+
+
+@dataclass(frozen=True)
+class PromptShape:
+    """What a prompt looks like; serving reads it where training wrote it.
+
+    template: segments in order. max_history: items. profile_columns: columns of users that are features, sorted.
+    max_profile_tokens: tokens of all of them.
+    """
+
+    template: tuple[str, ...]
+    max_history: int
+    profile_columns: tuple[str, ...]
+    max_profile_tokens: int
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Reader of the artifact. Loading imports neither torch nor transformers.
+
+    folder: where it was read. space: shape of a SID. text_model: what was extended, None for a tokenizer of our own.
+    size: number of tokens, V. reserved_base: first reserved id; every id from it on is reserved.
+    control: control token → id. gap_base, sid_base: first id of gaps and SIDs. gap_edges: hours at which each gap
+    bucket begins. base_special: special ids that the extended tokenizer had already. shape: of a prompt.
+    """
+
+    folder: Path
+    space: SidSpace
+    text_model: str | None
+    size: int
+    reserved_base: int
+    control: Mapping[str, int]
+    gap_base: int
+    gap_edges: tuple[float, ...]
+    sid_base: int
+    base_special: frozenset[int]
+    shape: PromptShape
+
+    @classmethod
+    def load(cls, folder: Path) -> "Vocabulary":
+        """Read a finished artifact. Raises MissingArtifactError or CorruptArtifactError."""
+        raw = read_json(folder / "vocabulary.json")
+        try:
+            return cls(
+                folder=folder,
+                space=SidSpace(tuple(raw["sizes"])),
+                text_model=raw["text_model"],
+                size=raw["size"],
+                reserved_base=raw["reserved_base"],
+                control=raw["control"],
+                gap_base=raw["gap_base"],
+                gap_edges=tuple(raw["gap_edges_hours"]),
+                sid_base=raw["sid_base"],
+                base_special=frozenset(raw["base_special"]),
+                shape=PromptShape(
+                    template=tuple(raw["template"]),
+                    max_history=raw["max_history"],
+                    profile_columns=tuple(raw["profile_columns"]),
+                    max_profile_tokens=raw["max_profile_tokens"],
+                ),
+            )
+        except (KeyError, TypeError) as error:
+            raise CorruptArtifactError(
+                f"{folder / 'vocabulary.json'}: lacks {error}; run `python -m models.vocabulary` again"
+            ) from None
+
+    @cached_property
+    def tokenizer(self) -> "PreTrainedTokenizerFast":
+        """The Hugging Face tokenizer, reserved tokens split in text as in `encode_untrusted`."""
+        from transformers import PreTrainedTokenizerFast
+
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(self.folder / "tokenizer", local_files_only=True)
+        tokenizer.backend_tokenizer.encode_special_tokens = True
+        return tokenizer
+
+    @cached_property
+    def _encoder(self) -> "Tokenizer":
+        from tokenizers import Tokenizer
+
+        path = self.folder / "tokenizer" / "tokenizer.json"
+        if not path.is_file():
+            raise MissingArtifactError(f"{path}: no such file; run `python -m models.vocabulary` again")
+        encoder = Tokenizer.from_file(str(path))
+        encoder.encode_special_tokens = True
+        encoder.no_padding()
+        encoder.no_truncation()
+        return encoder
+
+    @property
+    def reserved(self) -> range:
+        """Ids that no text from outside may yield."""
+        return range(self.reserved_base, self.size)
+
+    def encode_untrusted(self, text: str | None, max_tokens: int) -> list[int]:
+        """Ids of text from outside, at most max_tokens, never a reserved one.
+
+        NFKC, then control and zero-width characters out, spaces collapsed, clipped, then encoded with the special
+        tokens split. None gives [].
+        """
+        return self.encode_untrusted_batch([text], max_tokens)[0]
+
+    def encode_untrusted_batch(self, texts: Iterable[str | None], max_tokens: int) -> list[list[int]]:
+        """`encode_untrusted` of many texts, several times faster a text."""
+        cleaned = [clean_text(text or "", _CHARACTERS_PER_TOKEN * max_tokens) for text in texts]
+        found = []
+        for encoding in self._encoder.encode_batch_fast(cleaned, add_special_tokens=False):
+            # A unigram base tokenizer may spell its own "<s>" out of its vocabulary; such ids are dropped.
+            ids = [i for i in encoding.ids if i not in self.base_special] if self.base_special else encoding.ids
+            ids = ids[:max_tokens]
+            assert not ids or max(ids) < self.reserved_base, "text from outside became a reserved token"
+            found.append(ids)
+        return found
+
+    def encode_phrase(self, text: str) -> list[int]:
+        """Ids of text of our own, as it stands, spaces at its ends included."""
+        ids: list[int] = self._encoder.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def gap_token(self, hours: float) -> int:
+        """Id of the bucket of a pause. hours ≥ 0; below the first edge the first bucket, beyond the last the last."""
+        return int(self.gap_tokens(np.array([hours]))[0])
+
+    def gap_tokens(self, hours: np.ndarray) -> np.ndarray:
+        """`gap_token` of many. hours: (n,). Returns (n,) int64."""
+        bucket = np.searchsorted(np.asarray(self.gap_edges), hours, side="right") - 1
+        return self.gap_base + np.maximum(bucket, 0)
+
+    def sid_token_ids(self, codes: np.ndarray) -> np.ndarray:
+        """Token ids of SIDs. codes: (N, L) integers. Returns (N, L) int64."""
+        return self.space.token_ids(codes, self.sid_base)
+
+
+def clean_text(text: str, max_characters: int) -> str:
+    """Text without anything invisible: NFKC, categories Cc, Cf, Cs, Co, Cn out, runs of space collapsed, clipped."""
+    text = unicodedata.normalize("NFKC", text[:max_characters])
+    if not text.isprintable():  # false for exactly the categories C* and for separators other than " "
+        text = "".join(c if c.isprintable() else " " if c.isspace() else "" for c in text)
+    return " ".join(text.split())[:max_characters].rstrip()
+
+
+def profile_text(profile: Mapping[str, str | None], columns: Sequence[str]) -> str:
+    """A user's profile in one line, these columns in order, empty ones left out: "country France, device phone"."""
+    return ", ".join(f"{name} {profile[name]}" for name in columns if profile.get(name))
+
+
+def run(params: VocabularyParams, *, catalog: Path, sids: Path, base: Path | None, out: Path) -> None:
+    """Write the vocabulary; with a base release, adopt its own. See the module's docstring."""
+    if base is not None:
+        copy_payload(base / "vocabulary", out)
+        return
+    _check(params)
+    space, known = SidTable.load(sids).space, Catalog.load(catalog)
+    columns = _profile_columns(known, params.max_profile_values)
+    if params.text_model is None:
+        tokenizer = _train_tokenizer(_catalogue_texts(known, columns), params.text_tokens)
+    else:
+        tokenizer = _load_tokenizer(params.text_model)
+    base_special = sorted(set(tokenizer.all_special_ids)) if params.text_model is not None else []
+    gaps = [f"<gap_{i}>" for i in range(params.num_gaps)]
+    present = tokenizer.get_vocab()
+    control = [token for token in CONTROL if token not in present]  # a base that has <bos> has taught it already
+    if clash := sorted(present.keys() & {*gaps, *space.tokens()}):
+        raise InputError(f"text_model {params.text_model}: its vocabulary already holds {clash[0]!r}; choose another")
+    reserved_base = len(tokenizer)
+    _add_special(tokenizer, [*control, *gaps, *space.tokens()])
+    gap_base = reserved_base + len(control)
+    sid_base = gap_base + len(gaps)
+    assert tokenizer.convert_tokens_to_ids(space.token(0, 0)) == sid_base
+    if params.text_model is None:
+        tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token = "<bos>", "<eos>", "<pad>"
+    tokenizer.save_pretrained(out / "tokenizer")
+    write_json(
+        out / "vocabulary.json",
+        {
+            "text_model": params.text_model,
+            "size": len(tokenizer),
+            "reserved_base": reserved_base,
+            "control": {token: tokenizer.convert_tokens_to_ids(token) for token in CONTROL},
+            "gap_base": gap_base,
+            "gap_edges_hours": [float(2**i) for i in range(params.num_gaps)],
+            "sid_base": sid_base,
+            "sizes": list(space.sizes),
+            "base_special": base_special,
+            "template": list(params.template),
+            "max_history": params.max_history,
+            "profile_columns": columns,
+            "max_profile_tokens": params.max_profile_tokens,
+        },
+    )
+    say(f"vocabulary: {reserved_base} text tokens, {len(tokenizer) - reserved_base} reserved ({space.num_tokens} SID)")
+
+
+def _check(params: VocabularyParams) -> None:
+    if "history" not in params.template or len(set(params.template)) != len(params.template):
+        raise InputError(
+            f"vocabulary.template is {list(params.template)}; it must name history, and no segment twice, "
+            "out of history, user, context"
+        )
+    if params.text_model is None and params.text_tokens < 256:
+        raise InputError(f"vocabulary.text_tokens is {params.text_tokens}; a byte-level tokenizer needs 256 or more")
+    if params.num_gaps < 1 or params.max_history < 1:
+        raise InputError(
+            f"vocabulary: num_gaps {params.num_gaps} and max_history {params.max_history} must be at least 1"
+        )
+
+
+def _profile_columns(catalog: Catalog, max_values: int) -> list[str]:
+    names = sorted(set(catalog.users.column_names) - {"user_id"})
+    return [name for name in names if pc.count_distinct(catalog.users.column(name)).as_py() <= max_values]
+
+
+def _catalogue_texts(catalog: Catalog, profile_columns: Sequence[str]) -> list[str]:
+    """Every text that the model will read: phrases, describing columns, profile values; cleaned, without empty ones."""
+    texts = [part for phrase in PHRASES.values() for part in phrase]
+    for name in DESCRIBING:
+        for value in catalog.items.column(name).to_pylist():
+            texts.append(", ".join(value) if isinstance(value, list) else value or "")
+    texts += {profile_text(row, profile_columns) for row in read_profiles(catalog).values()}
+    return sorted(filter(None, (clean_text(text, 4096) for text in texts)))
+
+
+def read_profiles(catalog: Catalog) -> dict[str, dict[str, str | None]]:
+    """Profile features of every user that has any: user id → column → value."""
+    return {row.pop("user_id"): row for row in catalog.users.to_pylist()}
+
+
+def _train_tokenizer(texts: Sequence[str], text_tokens: int) -> "PreTrainedTokenizerFast":
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=text_tokens,
+        min_frequency=2,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False)
+
+
+def _load_tokenizer(text_model: str) -> Any:
+    from transformers import AutoTokenizer
+
+    from models.language import pretrained_source
+
+    source = pretrained_source(text_model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.name, trust_remote_code=False, **source.options)
+    except (OSError, ValueError) as error:
+        raise InputError(f"vocabulary.text_model {text_model}: {' '.join(str(error).split())[:300]}") from None
+    if not tokenizer.is_fast:
+        raise InputError(
+            f"vocabulary.text_model {text_model}: it has no fast tokenizer (tokenizer.json); choose another"
+        )
+    return tokenizer
+
+
+def _add_special(tokenizer: Any, tokens: Sequence[str]) -> None:
+    """Register tokens as special ones, at the end, in this order."""
+    from tokenizers import AddedToken
+
+    first = len(tokenizer)
+    tokenizer.add_tokens([AddedToken(t, special=True, normalized=False) for t in tokens], special_tokens=True)
+    assert tokenizer.convert_tokens_to_ids(list(tokens)) == list(range(first, first + len(tokens)))
+
+
+if __name__ == "__main__":
+    main(run, section="vocabulary")

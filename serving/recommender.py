@@ -1,0 +1,223 @@
+"""A release that answers: plain Python, used alike by `plumline recommend`, the service, and tests.
+
+    recommender = Recommender.load(Path("releases/sealed/…"), tombstones=read_tombstones(Path("releases")))
+    recommender.recommend(history=["22423", "85123A"], k=10)
+
+Whatever the model proposes, only items that stand in the release's catalogue, are not retired, not tombstoned, not
+repeated, and carry the very SID that was generated leave this module; anything else is counted in `num_invalid`.
+Items the user has seen may come back (`exclude_seen` is off): in retail four in ten purchases are repeats.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from plumline.errors import InputError
+from plumline.tables import column
+from serving.release import Release
+
+if TYPE_CHECKING:
+    from features.online import OnlineFeatures, OnlineUser
+    from models.retriever import Hit, Retriever
+
+MAX_K = 100
+BEAM_WIDTH = 50
+"""Beams of a request for up to so many items; a request for more is searched with as many beams as items."""
+MAX_FEATURE_AGE = timedelta(days=2)
+"""How much older than the release online features may be before an answer made with them counts as degraded."""
+
+HistoryItem = str | tuple[str, int | None]
+
+
+@dataclass(frozen=True)
+class RecommendedItem:
+    """One answer. sid: its text. score: sum of log probabilities of its tokens, ≤ 0."""
+
+    item_id: str
+    title: str | None
+    sid: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What is recommended, best first.
+
+    degraded: whether something that should have been known was not. reason: "" or why the answer is less than it could
+    be: "cold" (no known item in the history), "timeout", "stale", "error", "unavailable" (online features; the four
+    that degrade), "short" (fewer than k items exist that may be served).
+    history_length: items of the history that the release knows. num_unknown_history: those it does not.
+    num_invalid: proposals that were not fit to serve.
+    """
+
+    release_id: str
+    items: tuple[RecommendedItem, ...]
+    degraded: bool
+    reason: str
+    history_length: int
+    num_unknown_history: int
+    num_invalid: int
+
+
+@dataclass(frozen=True)
+class _User:
+    """What is known about who asks. reason: why it is less than it should be, "" if it is not."""
+
+    history: tuple[tuple[str, int], ...]
+    profile: Mapping[str, str]
+    degraded: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Recommender:
+    """One release in memory; immutable, so that a worker swaps releases by swapping this object.
+
+    release: what it is. retriever: the model. titles: item → title of the items that may be served: in the catalogue,
+    not retired, in the index. tombstones: items that must never be served.
+    """
+
+    release: Release
+    retriever: "Retriever"
+    titles: Mapping[str, str | None]
+    tombstones: frozenset[str] = frozenset()
+
+    @classmethod
+    def load(
+        cls, folder: Path, *, tombstones: frozenset[str] = frozenset(), device: str | None = None
+    ) -> "Recommender":
+        """Verify a sealed release and load it. Raises the errors of `Release.load`.
+
+        device: "cpu", "cuda" …; None takes PLUMLINE_DEVICE.
+        """
+        from features.catalog import Catalog
+
+        from models.language import pick_device
+        from models.retriever import Retriever
+
+        release = Release.load(folder)
+        items = Catalog.load(release.path("catalog")).items
+        facts = zip(column(items, "item_id"), column(items, "title"), column(items, "retired"), strict=True)
+        live = {item: title for item, title, retired in facts if not retired}
+        retriever = Retriever.load(
+            vocabulary=release.path("vocabulary"),
+            sids=release.path("sids"),
+            weights=release.path("sft") / "weights",
+            index=release.path("index"),
+            catalog=release.path("catalog"),
+            device=device or pick_device(),
+        )
+        return cls(
+            release=release,
+            retriever=retriever,
+            titles={item: live[item] for item in retriever.item_ids if item in live},
+            tombstones=tombstones,
+        )
+
+    def with_tombstones(self, tombstones: frozenset[str]) -> "Recommender":
+        """The same release with other tombstones."""
+        return replace(self, tombstones=tombstones)
+
+    def recommend(
+        self,
+        user_id: str | None = None,
+        history: Sequence[HistoryItem] | None = None,
+        profile: Mapping[str, str] | None = None,
+        context_item: str | None = None,
+        k: int = 10,
+        *,
+        at_ms: int | None = None,
+        exclude_seen: bool = False,
+        features: "OnlineFeatures | None" = None,
+    ) -> Recommendation:
+        """The k best items for a user or a history.
+
+        history: item ids, or (item id, epoch ms), oldest first; given, it is what counts, else the online features of
+        user_id do. profile: column → value, given instead of the online one. context_item: the item looked at; unknown
+        ones are ignored. at_ms: when the user asks; None is a day after the last event. exclude_seen: leave out what is
+        in the history. features: the online store; None if it is not at hand.
+        Raises InputError for k outside 1 … 100 and for a history in which only some items have a time.
+        """
+        from models.retriever import Request
+
+        if not 1 <= k <= MAX_K:
+            raise InputError(f"k = {k}: ask for 1 to {MAX_K} items")
+        user = self._user(user_id, history, profile, features)
+        known = tuple((item, at) for item, at in user.history if self._is_known(item))
+        seen = frozenset(item for item, _ in known) if exclude_seen else frozenset()
+        request = Request(
+            history=list(known),
+            profile=dict(user.profile),
+            context_item=context_item if context_item is not None and self._is_known(context_item) else None,
+            at_ms=at_ms,
+            exclude=self.tombstones | seen,
+        )
+        [hits] = self.retriever.retrieve([request], k=k, width=max(k, BEAM_WIDTH))
+        items, num_invalid = self._servable(hits, seen)
+        reason = user.reason or ("cold" if not known else "short" if len(items) < k else "")
+        return Recommendation(
+            release_id=self.release.release_id,
+            items=tuple(items[:k]),
+            degraded=user.degraded,
+            reason=reason,
+            history_length=len(known),
+            num_unknown_history=len(user.history) - len(known),
+            num_invalid=num_invalid,
+        )
+
+    def _user(
+        self,
+        user_id: str | None,
+        history: Sequence[HistoryItem] | None,
+        profile: Mapping[str, str] | None,
+        features: "OnlineFeatures | None",
+    ) -> _User:
+        """Who asks: what the request says comes first, the online store fills in what it leaves out."""
+        given = None if history is None else _timed(history)
+        if given is not None or user_id is None:
+            return _User(given or (), profile or {})
+        if features is None:
+            return _User((), profile or {}, degraded=True, reason="unavailable")
+        online: OnlineUser = features.read(user_id, not_before=self.release.as_of - MAX_FEATURE_AGE)
+        if online.degraded:
+            return _User((), profile or {}, degraded=True, reason=online.reason)
+        return _User(online.history, profile if profile is not None else online.profile or {})
+
+    def _is_known(self, item_id: str) -> bool:
+        return item_id in self.retriever.codes_of
+
+    def _servable(self, hits: "Iterable[Hit]", seen: frozenset[str]) -> tuple[list[RecommendedItem], int]:
+        """What of the model's proposals may be served, and how many may not. The last check before an answer."""
+        items: dict[str, RecommendedItem] = {}
+        num_invalid = 0
+        for hit in hits:
+            fit = (
+                hit.item_id in self.titles
+                and hit.item_id not in self.tombstones
+                and hit.item_id not in seen
+                and hit.item_id not in items
+                and self.retriever.codes_of[hit.item_id] == tuple(hit.codes)
+            )
+            if not fit:
+                num_invalid += 1
+                continue
+            items[hit.item_id] = RecommendedItem(
+                item_id=hit.item_id,
+                title=self.titles[hit.item_id],
+                sid=self.retriever.vocabulary.space.format(tuple(hit.codes)),
+                score=float(hit.score),
+            )
+        return list(items.values()), num_invalid
+
+
+def _timed(history: Sequence[HistoryItem]) -> tuple[tuple[str, int], ...]:
+    """(item, epoch ms) oldest first. Ids without times count as one visit, in the order they came."""
+    pairs = [(item, None) if isinstance(item, str) else item for item in history]
+    num_timed = sum(at is not None for _, at in pairs)
+    if num_timed not in (0, len(pairs)):
+        raise InputError(
+            f"history: {num_timed} of {len(pairs)} items have a timestamp; give one for every item or for none"
+        )
+    return tuple(sorted(((item, at or 0) for item, at in pairs), key=lambda pair: pair[1]))

@@ -1,0 +1,227 @@
+"""What goes online comes back, never older, never past its time, and never as a silent nothing."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from features.online import (
+    MAX_HISTORY,
+    OnlineFeatures,
+    OnlineUser,
+    end_of_day_ms,
+    online_folder,
+    push_histories,
+    read_version,
+)
+from plumline import artifact
+from plumline.errors import CorruptArtifactError, InputError, MissingArtifactError
+from plumline.schema import HISTORIES, conform
+from plumline.tables import write_parquet
+
+FIRST, SECOND = date(2011, 10, 31), date(2011, 11, 1)
+Histories = dict[str, list[tuple[str, int]]]
+
+
+def write_day(folder: Path, histories: Histories, profiles: dict[str, str | None]) -> tuple[Path, Path]:
+    """A histories and a catalog artifact, as far as they are read here."""
+    users = sorted(histories)
+    table = pa.table(
+        {
+            "user_id": pa.array(users, pa.string()),
+            "item_ids": [[item for item, _ in histories[user]] for user in users],
+            "timestamps": [[at for _, at in histories[user]] for user in users],
+            "rewards": [[1.0] * len(histories[user]) for user in users],
+        }
+    )
+    with artifact.writing(folder / "histories", stage="histories", key="h") as scratch:
+        write_parquet(scratch / "histories.parquet", conform(table, HISTORIES))
+    with artifact.writing(folder / "catalog", stage="catalog", key="c") as scratch:
+        write_parquet(scratch / "items.parquet", pa.table({"item_id": pa.array([], pa.string())}))
+        known = sorted(profiles)
+        columns = {"user_id": pa.array(known, pa.string()), "country": [profiles[user] for user in known]}
+        write_parquet(scratch / "users.parquet", pa.table(columns))
+    return folder / "histories", folder / "catalog"
+
+
+@pytest.fixture(scope="module")
+def days(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Two days of three users; on the second, u2 is gone."""
+    root = tmp_path_factory.mktemp("days")
+    long = [(f"i{number}", 1_320_000_000_000 + number) for number in range(MAX_HISTORY + 5)]
+    first = write_day(
+        root / "first", {"u1": [("a", 1_320_000_000_123)], "u2": [("b", 5)], "long": long}, {"u1": "France", "p": None}
+    )
+    second = write_day(root / "second", {"u1": [("a", 1_320_000_000_123), ("c", 1_320_100_000_456)]}, {"u1": "France"})
+    return {FIRST: first, SECOND: second}
+
+
+@pytest.fixture(scope="module")
+def pushed(days: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home where the first day is online; copy it to change it."""
+    home = tmp_path_factory.mktemp("pushed")
+    push_histories(*days[FIRST], FIRST, home)
+    return home
+
+
+@pytest.fixture
+def home(pushed: Path, tmp_path: Path) -> Path:
+    shutil.copytree(pushed, tmp_path / "home")
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def features(home: Path) -> Iterator[OnlineFeatures]:
+    opened = OnlineFeatures.open(home)
+    yield opened
+    opened.close()
+
+
+def read(features: OnlineFeatures, user_id: str) -> OnlineUser:
+    return features.read(user_id, timeout_s=10.0)
+
+
+def test_what_was_pushed_is_read(features: OnlineFeatures, home: Path) -> None:
+    user = read(features, "u1")
+    version = read_version(home)
+    assert version is not None
+    assert (version.as_of, version.complete, version.num_users) == (FIRST, True, 4)
+    assert user.history == (("a", 1_320_000_000_123),)
+    assert user.profile == {"country": "France"}
+    assert (user.found, user.degraded, user.version) == (True, False, version.version)
+    assert user.event_ms == end_of_day_ms(FIRST) == 1_320_105_599_999
+
+
+def test_unknown_users_are_no_failure(features: OnlineFeatures) -> None:
+    assert read(features, "nobody") == OnlineUser()
+    assert read(features, "p") == OnlineUser((), {}, end_of_day_ms(FIRST), read(features, "p").version, True)
+
+
+def test_long_histories_keep_their_newest_events(features: OnlineFeatures) -> None:
+    history = read(features, "long").history
+    assert len(history) == MAX_HISTORY
+    assert history[-1] == (f"i{MAX_HISTORY + 4}", 1_320_000_000_000 + MAX_HISTORY + 4)
+
+
+def test_the_next_day_replaces_the_day_before_while_readers_read(
+    features: OnlineFeatures, home: Path, days: Any
+) -> None:
+    assert read(features, "u2").found
+    push_histories(*days[SECOND], SECOND, home)
+    assert [item for item, _ in read(features, "u1").history] == ["a", "c"]
+    assert not read(features, "u2").found  # no longer in the histories: not read, although Feast still holds the row
+
+
+def test_nothing_goes_backwards(home: Path, days: Any) -> None:
+    second = push_histories(*days[SECOND], SECOND, home)
+    assert push_histories(*days[FIRST], FIRST, home) == second
+    features = OnlineFeatures.open(home)
+    assert [item for item, _ in read(features, "u1").history] == ["a", "c"]
+    features.close()
+
+
+def test_the_same_day_is_pushed_once(home: Path, days: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert push_histories(*days[FIRST], FIRST, home) == read_version(home)
+    assert "is online already" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+def test_killed_half_way_the_next_push_heals(home: Path, days: Any, root: Path) -> None:
+    code = (
+        "import sys; from datetime import date; from pathlib import Path; from features.online import push_histories;"
+        "push_histories(Path(sys.argv[1]), Path(sys.argv[2]), date(2011, 11, 1), Path(sys.argv[3]))"
+    )
+    environment = {**os.environ, "PLUMLINE_CRASH_AT": "online:chunk", "PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", code, *map(str, days[SECOND]), str(home)]
+    assert subprocess.run(command, cwd=root, env=environment, check=False).returncode == -signal.SIGKILL
+    half = read_version(home)
+    assert half is not None
+    assert (half.as_of, half.complete) == (SECOND, False)
+    assert push_histories(*days[FIRST], FIRST, home) == half  # an older day does not get in between
+    assert push_histories(*days[SECOND], SECOND, home).complete
+
+
+def test_features_that_are_too_old_are_said_to_be(features: OnlineFeatures) -> None:
+    assert not features.read("u1", 10.0, not_before=FIRST).degraded
+    user = features.read("u1", 10.0, not_before=SECOND)
+    assert (user.degraded, user.reason, user.history) == (True, "stale", ())
+    assert not features.read("nobody", 10.0, not_before=SECOND).degraded
+
+
+class HangingStore:
+    """A store whose reads end when they are let go."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self.gate = threading.Event()
+
+    def get_feature_service(self, name: str) -> Any:
+        return self._store.get_feature_service(name)
+
+    def get_online_features(self, **asked: Any) -> Any:
+        self.gate.wait(30.0)
+        return self._store.get_online_features(**asked)
+
+
+def test_a_store_that_hangs_costs_its_time_limit(features: OnlineFeatures, home: Path) -> None:
+    store: Any = HangingStore(features._store)
+    hanging = OnlineFeatures(store, home)
+    for _ in range(3):
+        began = time.perf_counter()
+        assert hanging.read("u1", timeout_s=0.05) == OnlineUser(degraded=True, reason="timeout")
+        assert time.perf_counter() - began < 1.0
+    store.gate.set()
+    assert read(hanging, "u1").found
+    hanging.close()
+
+
+class FailingStore(HangingStore):
+    """A store that is down."""
+
+    def get_online_features(self, **asked: Any) -> Any:
+        raise ConnectionError("refused")
+
+
+def test_a_store_that_fails_is_said(features: OnlineFeatures, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store: Any = FailingStore(features._store)
+    broken = OnlineFeatures(store, home)
+    assert read(broken, "u1") == OnlineUser(degraded=True, reason="error")
+    assert "ConnectionError: refused" in capsys.readouterr().err
+    broken.close()
+
+
+def test_nothing_was_pushed(tmp_path: Path) -> None:
+    assert read_version(tmp_path) is None
+    with pytest.raises(MissingArtifactError, match="no online features"):
+        OnlineFeatures.open(tmp_path)
+
+
+def test_a_damaged_version_is_named(home: Path, days: Any) -> None:
+    (online_folder(home) / "version.json").write_text('{"version": "x"}')
+    with pytest.raises(CorruptArtifactError, match=r"version\.json"):
+        push_histories(*days[SECOND], SECOND, home)
+
+
+def test_another_feature_store_by_setting(home: Path, days: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = home / "other.yaml"
+    other.write_text("project: x\nonline_store: {type: sqlite, colour: red}\n")
+    monkeypatch.setenv("PLUMLINE_FEATURE_STORE", str(other))
+    with pytest.raises(InputError, match=r"other\.yaml"):
+        push_histories(*days[SECOND], SECOND, home)
+
+
+def test_the_store_folder_holds_nothing_else(root: Path) -> None:
+    """`feast apply` imports every module below it."""
+    found = {path.name for path in (root / "features" / "store").iterdir() if path.name != "__pycache__"}
+    assert found == {"definitions.py", "feature_store.yaml"}

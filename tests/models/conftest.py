@@ -1,0 +1,125 @@
+"""A world small enough to look at: 24 items, a random model, everything a retriever reads."""
+
+import datetime
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from plumline.artifact import write_json
+from plumline.schema import HISTORIES, ITEMS, QUERIES, conform
+from plumline.tables import write_parquet
+
+DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True)
+class World:
+    """Folders of the artifacts, and what is in them. retired: ids that may never come back."""
+
+    catalog: Path
+    sids: Path
+    vocabulary: Path
+    sft: Path
+    index: Path
+    histories: Path
+    item_ids: list[str]
+    retired: frozenset[str]
+    as_of: datetime.date
+
+    @property
+    def live(self) -> list[str]:
+        """Items that may come back."""
+        return [item for item in self.item_ids if item not in self.retired]
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Random SIDs of 4 x 3 x 3 codes (some shared), three retired items, a random Llama, eight users."""
+    from models.index import IndexParams
+    from models.index import run as run_index
+    from models.language import LanguageParams, build_language_model, save_language_model
+    from models.sid_table import SidTable
+    from models.vocabulary import Vocabulary, VocabularyParams
+    from models.vocabulary import run as run_vocabulary
+    from plumline.sid import SidSpace
+
+    folder = tmp_path_factory.mktemp("world")
+    generator = np.random.default_rng(5)
+    as_of = datetime.date(2020, 2, 1)
+    ids = [f"item{number:02d}" for number in range(24)]
+    retired = frozenset({"item03", "item11", "item20"})
+    days = [as_of - datetime.timedelta(days=number) for number in range(24)]
+    items = conform(pa.table({"item_id": ids, "title": [f"thing {item}" for item in ids]}), ITEMS)
+    items = items.append_column("first_seen_day", pa.array(days))
+    items = items.append_column("retired", pa.array([item in retired for item in ids]))
+    write_parquet(folder / "catalog" / "items.parquet", items)
+    users = [f"user{number}" for number in range(8)]
+    profiles = pa.table({"user_id": users[:6], "country": ["France", "Peru", "Mali"] * 2})
+    write_parquet(folder / "catalog" / "users.parquet", profiles)
+
+    space = SidSpace((4, 3, 3))
+    for name in ("sids", "sft", "vocabulary", "index", "histories"):
+        (folder / name).mkdir()
+    codes = generator.integers(0, space.sizes, (len(ids), 3)).astype(np.int32)
+    codes[[5, 6, 7]] = codes[4]  # items behind one leaf
+    SidTable(space, False, ids, codes).save(folder / "sids")
+    run_vocabulary(
+        VocabularyParams(text_tokens=300, max_history=10),
+        catalog=folder / "catalog",
+        sids=folder / "sids",
+        base=None,
+        out=folder / "vocabulary",
+    )
+    run_index(IndexParams(), catalog=folder / "catalog", sids=folder / "sids", out=folder / "index")
+    params = LanguageParams(hidden=16, layers=2, heads=2, kv_heads=1, intermediate=32, max_positions=256, init_std=0.4)
+    model = build_language_model(params, Vocabulary.load(folder / "vocabulary"), seed=3)
+    save_language_model(model, folder / "sft" / "weights")
+
+    start = int(datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC).timestamp() * 1000)
+    lists = [generator.choice(ids, length).tolist() for length in (9, 6, 2, 1, 14, 3, 8, 5)]
+    times = [[start + DAY_MS * place for place in range(len(items))] for items in lists]
+    write_parquet(
+        folder / "histories" / "histories.parquet",
+        conform(
+            pa.table(
+                {
+                    "user_id": users,
+                    "item_ids": pa.array(lists, pa.list_(pa.string())),
+                    "timestamps": pa.array(times, pa.list_(pa.int64())),
+                    "rewards": pa.array([[1.0] * len(items) for items in lists], pa.list_(pa.float32())),
+                }
+            ),
+            HISTORIES,
+        ),
+    )
+    live = [item for item in ids if item not in retired]
+    asked = [(user, day) for user in range(8) for day in (1, 2, 3) if (user + day) % 2]
+    asked.append((8, 2))  # a user nobody has seen
+    relevant = [sorted(generator.choice(live, 3, replace=False).tolist()) for _ in asked]
+    relevant[0] = sorted(set(lists[asked[0][0]]) & set(live))[:2]  # all of it seen before
+    assert relevant[0]
+    write_parquet(
+        folder / "histories" / "queries.parquet",
+        conform(
+            pa.table(
+                {
+                    "user_id": [f"user{user}" for user, _ in asked],
+                    "day": [as_of + datetime.timedelta(days=day) for _, day in asked],
+                    "item_ids": pa.array([[*lists[u], "unknown"] if u < 8 else [] for u, _ in asked]),
+                    "timestamps": pa.array([[*times[u], times[u][-1]] if u < 8 else [] for u, _ in asked]),
+                    "relevant": pa.array(relevant),
+                }
+            ),
+            QUERIES,
+        ),
+    )
+    write_json(folder / "histories" / "stats.json", {"as_of": as_of.isoformat()})
+    return World(
+        **{name: folder / name for name in ("catalog", "sids", "vocabulary", "sft", "index", "histories")},
+        item_ids=ids,
+        retired=retired,
+        as_of=as_of,
+    )

@@ -1,0 +1,290 @@
+"""The loop: packing loses nothing, a row is as good as its examples alone, and equal seeds give equal weights."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from models.examples import Examples, ExamplesBuilder
+from models.packing import Cursor, LoopParams, Rows, pack, shuffle
+from models.training import TargetLoss, train
+from plumline.errors import InputError, PlumlineError
+
+VOCABULARY = 40
+LOOP = LoopParams(row_tokens=48, rows=2, accumulation=1, warmup_steps=2, learning_rate=5e-3, log_every=2)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models this small only lose by sharing the work."""
+    monkeypatch.setenv("PLUMLINE_THREADS", "1")
+
+
+def make_model(seed: int = 0, **config: Any) -> Any:
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    return AutoModelForCausalLM.from_config(
+        AutoConfig.for_model("llama", vocab_size=VOCABULARY, pad_token_id=0, initializer_range=0.3, **sizes | config)
+    )
+
+
+def make_examples(num_examples: int = 30, seed: int = 0, longest: int = 30) -> Examples:
+    rng = np.random.default_rng(seed)
+    builder = ExamplesBuilder()
+    for _ in range(num_examples):
+        tokens = rng.integers(1, VOCABULARY, rng.integers(2, longest + 1)).astype(np.int32)
+        builder.add_sequence(tokens, "behaviour")
+    return builder.build()
+
+
+def make_tree() -> tuple[Examples, list[list[int]]]:
+    """Trunk 1 2 3 [branch 4 5, then leaf 6 7 | leaf 8 9] 10 11, and the paths to its targets."""
+    builder = ExamplesBuilder()
+    tokens = np.array([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], dtype=np.int32)
+    span = np.array([11, 10, 9, 6, 5, 2, 1, 2, 1, 2, 1], dtype=np.int32)
+    loss = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1], dtype=np.int8)
+    builder.add_sequence(np.array([20, 21, 22], dtype=np.int32), "behaviour")
+    builder.add_tree(tokens, span, loss, "recent", 1.0)
+    paths = [[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, 8], [1, 2, 3, 4, 5, 8, 9]]
+    return builder.build(), [*paths, [1, 2, 3, 10], [1, 2, 3, 10, 11], [20, 21], [20, 21, 22]]
+
+
+def all_rows(examples: Examples, row_tokens: int = 48, seed: int = 1) -> Rows:
+    return Rows(examples, np.arange(examples.num_examples), row_tokens, seed, pad=0)
+
+
+def loss_of(model: Any, rows: Rows, members: list[list[int]]) -> float:
+    batch = rows.batch(members)
+    arrays = (batch.tokens, batch.mask, batch.positions, batch.source, batch.target)
+    with torch.inference_mode():
+        return float(TargetLoss(model)(*map(torch.from_numpy, arrays)))
+
+
+# --- packing ---
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=300))
+def test_packing_holds_every_example_once(lengths: list[int]) -> None:
+    rows = pack(np.array(lengths), np.arange(len(lengths)), 50)
+    assert sorted(example for row in rows for example in row) == list(range(len(lengths)))
+    assert all(sum(lengths[example] for example in row) <= 50 for row in rows)
+
+
+def test_packing_wastes_little() -> None:
+    lengths = np.random.default_rng(0).integers(5, 200, 5000)
+    rows = pack(lengths, np.arange(5000), 512)
+    assert lengths.sum() / (len(rows) * 512) > 0.97
+
+
+def test_shuffle_is_seeded_and_prefers_weight() -> None:
+    weight = np.where(np.arange(2000) < 1000, 4.0, 1.0)
+    order = shuffle(weight, 7)
+    assert sorted(order) == list(range(2000))
+    assert order.tolist() == shuffle(weight, 7).tolist() != shuffle(weight, 8).tolist()
+    heavy = (order[:500] < 1000).mean()
+    assert 0.72 < heavy < 0.9  # 0.8 expected at the very first place
+
+
+@given(st.lists(st.integers(1, 7), min_size=1, max_size=12))
+@settings(deadline=None)
+def test_cursor_is_the_place_in_the_data(takes: list[int]) -> None:
+    """However the rows are taken, they are the same rows; a cursor alone is enough to go on."""
+    straight, _ = all_rows(make_examples()).take(Cursor(), sum(takes))
+    taken, cursor = [], Cursor()
+    for count in takes:
+        more, cursor = all_rows(make_examples()).take(cursor, count)  # a fresh reader every time
+        taken += more
+    assert taken == straight
+
+
+def test_every_epoch_has_its_own_order() -> None:
+    rows = all_rows(make_examples(100))
+    first, cursor = rows.take(Cursor(), 1)
+    while cursor.epoch == 0:
+        more, cursor = rows.take(cursor, 1)
+        first += more
+    assert sorted(e for row in first for e in row) == list(range(100))
+    second, _ = rows.take(cursor, len(first))
+    assert second != first
+
+
+def test_batch_is_as_wide_as_it_must_be() -> None:
+    examples = make_examples(20, longest=20)
+    rows = all_rows(examples)
+    members = [[0, 1], [2]]
+    batch = rows.batch(members)
+    filled = [examples.lengths[m].sum() for m in members]
+    assert max(filled) <= batch.tokens.shape[1] < max(filled) + 8
+    assert batch.num_tokens == sum(filled)
+    assert batch.example_ids.tolist() == [0, 1, 2]
+    assert len(batch.target) == examples.loss[: examples.offsets[3]].sum()
+
+
+def test_mask_positions_and_targets_of_a_tree() -> None:
+    examples, paths = make_tree()
+    batch = all_rows(examples).batch([[1, 0]])
+    found = []
+    for source, target in zip(batch.source, batch.target, strict=True):
+        seen = np.flatnonzero(batch.mask[0, source])
+        assert batch.positions[0, seen].tolist() == list(range(len(seen)))
+        found.append([*batch.tokens[0, seen].tolist(), int(target)])
+    assert sorted(found) == sorted(paths)
+    assert np.diagonal(batch.mask[0]).all()  # padding too, else its softmax is not a number
+
+
+def test_too_long_or_no_examples_are_refused() -> None:
+    examples = make_examples()
+    with pytest.raises(InputError, match="row_tokens 8"):
+        all_rows(examples, row_tokens=8)
+    with pytest.raises(InputError, match="replay_share"):
+        Rows(examples, np.array([], dtype=int), 48, 1, pad=0)
+
+
+# --- fast path against slow path ---
+
+
+def test_packed_loss_is_the_sum_of_the_examples_alone() -> None:
+    model, examples = make_model().eval(), make_examples()
+    rows = all_rows(examples)
+    taken, _ = rows.take(Cursor(), 4)
+    assert any(len(members) > 2 for members in taken)
+    alone = 0.0
+    for member in (m for members in taken for m in members):
+        tokens = torch.from_numpy(examples.tokens[examples.offsets[member] : examples.offsets[member + 1]]).long()[None]
+        with torch.inference_mode():
+            logits = model(input_ids=tokens).logits[0, :-1]
+        alone += float(torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="sum"))
+    assert loss_of(model, rows, taken) == pytest.approx(alone, rel=1e-5)
+
+
+def test_tree_loss_is_the_loss_of_its_paths() -> None:
+    model = make_model().eval()
+    examples, paths = make_tree()
+    alone = 0.0
+    for path in paths:
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor([path[:-1]])).logits[0, -1:]
+        alone += float(torch.nn.functional.cross_entropy(logits, torch.tensor(path[-1:])))
+    assert loss_of(model, all_rows(examples), [[0, 1]]) == pytest.approx(alone, rel=1e-5)
+
+
+# --- the loop ---
+
+
+def run(tmp_path: Path, model: Any = None, params: LoopParams = LOOP, **told: Any) -> tuple[Any, dict[str, Any]]:
+    model = model or make_model()
+    examples = told.pop("examples", None) or make_examples()
+    settled = {"chosen": np.arange(examples.num_examples), "steps": 6, "seed": 3, "stage": "cpt", **told}
+    return model, train(model, examples, params, progress_path=tmp_path / "progress" / "cpt.jsonl", **settled)
+
+
+def weights(model: Any) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def test_equal_seeds_give_equal_losses_and_weights(tmp_path: Path) -> None:
+    (first, one), (second, two) = run(tmp_path), run(tmp_path)
+    assert one == two
+    assert all(torch.equal(a, b) for a, b in zip(weights(first).values(), weights(second).values(), strict=True))
+    _, other = run(tmp_path, seed=4)
+    assert other["loss_curve"] != one["loss_curve"]
+
+
+def test_metrics_and_progress(tmp_path: Path) -> None:
+    model, metrics = run(tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "progress" / "cpt.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6] == [step for step, _ in metrics["loss_curve"]]
+    assert lines[-1]["loss"] == metrics["final_loss"]
+    assert lines[-1]["tokens_per_s"] > 0
+    assert metrics["parameters"] == sum(p.numel() for p in model.parameters())
+    assert metrics["steps"] == 6
+    assert 0 < metrics["target_tokens"] < metrics["tokens"]
+    assert 0 <= metrics["padding_share"] < 0.3
+    assert not {"seconds", "tokens_per_s"} & metrics.keys()
+    assert not model.training
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    builder = ExamplesBuilder()
+    for start in range(1, 11):
+        builder.add_sequence(np.arange(start, start + 20, dtype=np.int32), "behaviour")
+    _, metrics = run(tmp_path, examples=builder.build(), steps=60)
+    assert metrics["loss_curve"][0][1] > 3.0
+    assert metrics["final_loss"] < 1.0
+
+
+def test_accumulation_is_a_larger_batch(tmp_path: Path) -> None:
+    whole, one = run(tmp_path, params=LOOP.model_copy(update={"rows": 4}))
+    parts, two = run(tmp_path, params=LOOP.model_copy(update={"rows": 1, "accumulation": 4}))
+    assert one["tokens"] == two["tokens"]
+    assert one["final_loss"] == pytest.approx(two["final_loss"], rel=1e-4)
+    for a, b in zip(weights(whole).values(), weights(parts).values(), strict=True):
+        assert torch.allclose(a, b, atol=1e-4)
+
+
+def test_chosen_examples_only(tmp_path: Path) -> None:
+    examples = make_examples()
+    poisoned = Examples(**{**vars(examples), "tokens": examples.tokens.copy()})
+    poisoned.tokens[examples.offsets[20] :] = VOCABULARY + 99  # no such embedding
+    _, metrics = run(tmp_path, examples=poisoned, chosen=np.arange(20), steps=12)
+    assert metrics["examples"] == 20
+
+
+def test_no_steps_change_nothing(tmp_path: Path) -> None:
+    model, metrics = run(tmp_path, steps=0)
+    assert metrics["final_loss"] is None
+    assert all(torch.equal(a, b) for a, b in zip(weights(model).values(), weights(make_model()).values(), strict=True))
+
+
+def test_a_loss_that_is_no_number_stops_with_step_and_examples(tmp_path: Path) -> None:
+    examples = make_examples()
+    model = make_model()
+    rows, _ = all_rows(examples, seed=3).take(Cursor(), 2)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[int(examples.tokens[examples.offsets[rows[0][0]]])] = math.nan
+    with pytest.raises(PlumlineError, match=rf"cpt: loss nan.* step 1, examples {rows[0][0]}\b.*learning_rate"):
+        run(tmp_path, model=model, examples=examples)
+
+
+def test_divergence_stops_before_the_weights_are_spoilt(tmp_path: Path) -> None:
+    model = make_model()
+    with pytest.raises(PlumlineError, match="lower learning_rate"):
+        run(tmp_path, model=model, params=LOOP.model_copy(update={"learning_rate": 1e30, "warmup_steps": 0}), steps=50)
+    assert all(torch.isfinite(value).all() for value in weights(model).values())
+
+
+@pytest.mark.parametrize(
+    ("cooldown", "expected"), [(0.0, [1 / 3, 2 / 3, 1, 1, 1, 1]), (0.5, [1 / 3, 2 / 3, 1, 1, 2 / 3, 1 / 3])]
+)
+def test_learning_rate(tmp_path: Path, cooldown: float, expected: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def record(self: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append(self.param_groups[0]["lr"])
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", record)
+    run(tmp_path, params=LOOP.model_copy(update={"cooldown_share": cooldown, "learning_rate": 1e-3}))
+    assert seen == pytest.approx([1e-3 * rate for rate in expected])
+
+
+def test_bf16_is_close(tmp_path: Path) -> None:
+    from accelerate.state import AcceleratorState
+
+    _, exact = run(tmp_path)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        _, rounded = run(tmp_path, params=LOOP.model_copy(update={"precision": "bf16"}))
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert rounded["final_loss"] == pytest.approx(exact["final_loss"], rel=0.02)
+    assert rounded["final_loss"] != exact["final_loss"]

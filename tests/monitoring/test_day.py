@@ -1,0 +1,52 @@
+"""A day is gathered from every place that holds a part of it; a part that is missing is a gap."""
+
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from types import ModuleType
+
+import pyarrow as pa
+
+from monitoring.day import gather
+from monitoring.gates import Check, Verdict
+from monitoring.health import MonitorParams
+from plumline.tables import write_parquet
+from serving.pointers import add_tombstones
+
+DAY = date(2011, 11, 1)
+NOW = datetime(2011, 11, 2, 6, tzinfo=UTC)
+
+
+def test_a_bare_home_has_the_release_alone(example: ModuleType, tmp_path: Path) -> None:
+    release = example.make_release(tmp_path / "r", DAY - timedelta(days=1))
+    day = gather(tmp_path, release, day=DAY, now=NOW, params=MonitorParams())
+    assert day.gauges["requests"] == 0
+    assert not {"invalid_served", "drift_score", "quarantined_rows", "unreported_days"} & day.gauges.keys()
+    assert day.alerts == []
+    assert day.gauges["checks"] == day.gauges["checks_passed"] > 0
+
+
+def test_traffic_quarantine_tombstones_and_verdict(example: ModuleType, tmp_path: Path) -> None:
+    release = example.make_release(tmp_path / "r", DAY - timedelta(days=1))
+    rows = [example.answer(DAY, n, ["item-00", f"item-0{1 + n % 5}"], release.release_id) for n in range(20)]
+    example.put_traffic(tmp_path / "data" / "traffic", DAY, rows)
+    yesterday = DAY - timedelta(days=1)
+    older = [example.answer(yesterday, n, ["item-00", f"item-0{1 + n % 5}"], "any") for n in range(20)]
+    example.put_traffic(tmp_path / "data" / "traffic", yesterday, older)
+    quarantine = pa.table({"day": [DAY, DAY, DAY - timedelta(days=1)], "reason": ["unknown item", "late", "late"]})
+    write_parquet(tmp_path / "artifacts" / "events" / "quarantine.parquet", quarantine)
+    add_tombstones(tmp_path / "releases", ["item-01"])
+    failed = Verdict(False, (Check("num_invalid", 1, 0, False, "1, at most 0"),), "r9", "d")
+    last_report = DAY - timedelta(days=6)
+
+    params = MonitorParams()
+    day = gather(tmp_path, release, day=DAY, now=NOW, params=params, verdict=failed, last_report=last_report)
+
+    assert day.quarantine == {"late": 1, "unknown item": 1}
+    assert day.gauges["requests"] == 20
+    assert day.gauges["retired_served"] == 4
+    assert day.gauges["unreported_days"] == 5
+    assert day.most_served[0].item_id == "item-00"
+    assert day.most_served[0].title == example.NASTY_TITLE
+    assert day.most_served[0].num_served == 20
+    assert [alert.name for alert in day.alerts] == ["retired_served", "unreported_days", "gate_failed"]
+    assert day.gauges["checks_failed"] == 3

@@ -1,0 +1,198 @@
+"""The gate lets good releases through and keeps each kind of bad one out, for the reason it names."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from monitoring.gates import Check, GateParams, Verdict, judge, judge_release
+from plumline import artifact
+from plumline.errors import ArtifactError, CorruptArtifactError, RefusedError
+
+DAY = date(2011, 10, 31)
+PARAMS = GateParams(slice_floors={"history/short": 0.05})
+
+
+def _change(value: dict[str, Any], path: str, new: Any) -> dict[str, Any]:
+    changed = copy.deepcopy(value)
+    *parents, last = path.split("|")
+    node = changed
+    for key in parents:
+        node = node[key]
+    if new is None:
+        del node[last]
+    else:
+        node[last] = new
+    return changed
+
+
+def test_good_release_passes(example: ModuleType) -> None:
+    verdict = judge(example.make_scores(DAY), example.make_sids_report(), example.make_scores(DAY), PARAMS)
+    assert verdict.passed
+    assert verdict.status == "passed"
+    assert verdict.failures == ()
+
+
+@pytest.mark.parametrize(
+    ("path", "new", "failing", "status"),
+    [
+        ("num_queries", 0, "num_queries", "invalid"),
+        ("num_queries", None, "num_queries", "invalid"),
+        ("num_invalid", 1, "num_invalid", "failed"),
+        ("num_invalid", None, "num_invalid", "invalid"),
+        ("hallucination_rate", 0.11, "hallucination_rate", "failed"),
+        ("hallucination_rate", float("nan"), "hallucination_rate", "invalid"),
+        ("methods|model|not_masked|recall@10", 0.09, "not_masked/popularity", "failed"),
+        ("methods|model", None, "not_masked/popularity", "invalid"),
+        ("methods|popularity", None, "not_masked/popularity", "invalid"),
+        ("slices|history|short|recall@10", 0.04, "slice/history/short", "failed"),
+        ("slices|history", None, "slice/history/short", "invalid"),
+    ],
+)
+def test_bad_scores_are_kept_out(example: ModuleType, path: str, new: Any, failing: str, status: str) -> None:
+    scores = _change(example.make_scores(DAY), path, new)
+    verdict = judge(scores, example.make_sids_report(), None, PARAMS)
+    assert not verdict.passed
+    assert failing in [check.name for check in verdict.failures]
+    assert verdict.status == status
+    assert all("\n" not in check.reason for check in verdict.checks)
+
+
+def test_collapsed_codebook_is_kept_out(example: ModuleType) -> None:
+    verdict = judge(example.make_scores(DAY), example.make_sids_report(uniqueness=0.3), None, PARAMS)
+    assert [check.name for check in verdict.failures] == ["uniqueness"]
+    assert verdict.failures[0].reason == "0.3 share of items alone on a SID, at least 0.5"
+
+
+def test_better_simpler_methods_are_named_and_do_not_block(example: ModuleType) -> None:
+    verdict = judge(example.make_scores(DAY, recall=0.2), example.make_sids_report(), None, PARAMS)
+    knn = next(check for check in verdict.checks if check.name == "not_masked/item_knn")
+    assert verdict.passed
+    assert not knn.passed
+    assert not knn.blocking
+    assert knn.reason == "recall@10 0.2, item_knn 0.25: item_knn is better"
+
+
+@pytest.mark.parametrize(("protocol", "passes"), [("seen_masked", False), ("not_masked", True)])
+def test_protocol_decides_which_recall_blocks(example: ModuleType, protocol: Any, passes: bool) -> None:
+    scores = _change(example.make_scores(DAY), "methods|model|seen_masked|recall@10", 0.05)
+    verdict = judge(scores, example.make_sids_report(), None, GateParams(protocol=protocol))
+    assert verdict.passed is passes
+    assert not next(check for check in verdict.checks if check.name == "seen_masked/popularity").passed
+
+
+@pytest.mark.parametrize(
+    ("recall", "error", "passes"),
+    [
+        (0.30, 0.001, True),  # better
+        (0.29, 0.001, True),  # significant, but small (3%)
+        (0.25, 0.040, True),  # large, but noise
+        (0.25, 0.001, False),  # large and significant
+    ],
+)
+def test_only_a_large_and_significant_drop_blocks(
+    example: ModuleType, recall: float, error: float, passes: bool
+) -> None:
+    scores, champion = example.make_scores(DAY), example.make_scores(DAY)
+    scores["methods"]["model"] = example.method(recall, error)
+    champion["methods"]["model"] = example.method(0.30, error)
+    verdict = judge(scores, example.make_sids_report(), champion, GateParams())
+    assert verdict.passed is passes
+    if not passes:
+        assert [check.name for check in verdict.failures] == ["not_masked/champion"]
+
+
+def test_drop_of_one_slice_alone_blocks(example: ModuleType) -> None:
+    scores, champion = example.make_scores(DAY), example.make_scores(DAY)
+    champion["slices"]["history"]["short"]["recall@10"] = 0.4
+    verdict = judge(scores, example.make_sids_report(), champion, GateParams())
+    assert [check.name for check in verdict.failures] == ["slice/history/short/champion"]
+
+
+@pytest.mark.parametrize(("now", "before", "passes"), [(70, 100, True), (69, 100, False), (0, None, False)])
+def test_shrunk_index_is_kept_out(example: ModuleType, now: int, before: int | None, passes: bool) -> None:
+    scores, report = example.make_scores(DAY), example.make_sids_report()
+    verdict = judge(scores, report, None, GateParams(), num_indexed=now, champion_num_indexed=before)
+    assert verdict.passed is passes
+
+
+@given(better=st.floats(0, 1), worse=st.floats(0, 1), error=st.floats(0, 0.1))
+def test_more_recall_never_fails_where_less_passed(better: float, worse: float, error: float) -> None:
+    better, worse = max(better, worse), min(better, worse)
+
+    def scores(recall: float) -> dict[str, Any]:
+        methods = {
+            name: {key: {"recall@10": value, "recall@10_se": error} for key in ("seen_masked", "not_masked")}
+            for name, value in (("model", recall), ("popularity", 0.3))
+        }
+        return {"num_queries": 1, "num_invalid": 0, "hallucination_rate": 0.0, "methods": methods}
+
+    def passed(recall: float) -> bool:
+        return judge(scores(recall), {"uniqueness": 1.0}, scores(0.5), GateParams()).passed
+
+    assert passed(better) or not passed(worse)
+
+
+def test_verdict_is_for_one_release_and_must_have_passed() -> None:
+    good = Verdict(True, (Check("num_queries", 5, 1, True, "5 queries, at least 1"),)).named("r1", "d1")
+    assert good.for_release("r1", "d1") is good
+    with pytest.raises(RefusedError, match="not r2"):
+        good.for_release("r2", "d1")
+    with pytest.raises(RefusedError, match="not r1"):
+        good.for_release("r1", "d2")
+    bad = Verdict(False, (Check("num_invalid", 3, 0, False, "3, at most 0"),), "r1", "d1")
+    with pytest.raises(RefusedError, match="gate failed: num_invalid: 3, at most 0"):
+        bad.for_release("r1", "d1")
+
+
+def test_verdict_survives_the_disk_and_a_forged_one_does_not(tmp_path: Path) -> None:
+    bad = Verdict(False, (Check("num_queries", None, 1, False, "none", valid=False),), "r1", "d1")
+    path = tmp_path / "verdict.json"
+    bad.save(path)
+    assert Verdict.load(path) == bad
+    path.write_text(path.read_text().replace('"passed": false,\n  "release', '"passed": true,\n  "release'))
+    with pytest.raises(CorruptArtifactError, match="against its own checks"):
+        Verdict.load(path)
+    path.write_text("[]")
+    with pytest.raises(CorruptArtifactError, match="not a verdict"):
+        Verdict.load(path)
+
+
+def test_judge_release_reads_a_sealed_folder(example: ModuleType, tmp_path: Path) -> None:
+    make: Callable[..., Any] = example.make_release
+    release, champion = make(tmp_path / "r1", DAY), make(tmp_path / "r0", date(2011, 10, 30))
+    verdict = judge_release(release.folder, champion.folder, GateParams())
+    assert verdict.passed
+    assert verdict.release_id == release.release_id
+    assert verdict.for_release(release.release_id, artifact.read_manifest(release.folder).digest).passed
+    small = make(tmp_path / "r2", DAY, num_indexed=5)
+    assert [c.name for c in judge_release(small.folder, champion.folder, GateParams()).failures] == ["index_size"]
+
+
+def test_scores_of_another_day_make_the_verdict_invalid(example: ModuleType, tmp_path: Path) -> None:
+    release = example.make_release(tmp_path / "r", DAY, scores=example.make_scores(date(2011, 10, 30)))
+    verdict = judge_release(release.folder, None, GateParams())
+    assert verdict.status == "invalid"
+    assert verdict.failures[0].reason == "scores are of 2011-10-30, the release is of 2011-10-31"
+
+
+def test_a_damaged_release_is_not_judged(example: ModuleType, tmp_path: Path) -> None:
+    release = example.make_release(tmp_path / "r", DAY)
+    scores = release.path("scores") / "scores.json"
+    scores.write_text(scores.read_text().replace('"num_invalid": 0', '"num_invalid": 1'))
+    with pytest.raises(ArtifactError, match=r"scores\.json"):
+        judge_release(release.folder, None, GateParams())
+
+
+def test_status_follows_blocking_checks_only() -> None:
+    said = Check("seen_masked/sasrec", None, None, False, "x", blocking=False, valid=False)
+    verdict = Verdict(True, (said,))
+    assert verdict.status == "passed"
+    assert replace(verdict, passed=False, checks=(replace(said, blocking=True),)).status == "invalid"

@@ -1,0 +1,43 @@
+"""A release's own figures, read as they stand."""
+
+from datetime import date
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from monitoring.quality import next_day_recalls, read_quality
+
+DAY = date(2011, 10, 31)
+
+
+def test_figures_of_a_release(example: ModuleType, tmp_path: Path) -> None:
+    quality = read_quality(example.make_release(tmp_path / "r", DAY))
+    assert quality.num_queries == 500
+    assert quality.recall("model") == 0.2
+    assert quality.recall("nobody") is None
+    assert quality.next_day == 0.22  # the first held-out day, whatever the order of the rows
+    assert quality.gauges["recall_sasrec_percent"] == pytest.approx(15)
+    assert quality.gauges["recall_over_popularity"] == pytest.approx(2)
+    assert quality.gauges["hallucination_percent"] == pytest.approx(2)
+    assert quality.gauges["sid_collisions"] == 0
+    assert quality.gauges["sid_least_perplexity"] == 3.9
+    assert quality.gauges["effective_vocabulary"] == 11
+
+
+def test_figures_that_are_missing_are_left_out(example: ModuleType, tmp_path: Path) -> None:
+    bare = {"as_of": DAY.isoformat(), "num_queries": 0, "methods": {"model": {"not_masked": {}}}, "daily": []}
+    release = example.make_release(tmp_path / "r", DAY, scores=bare, sids_report={"uniqueness": 0.5})
+    quality = read_quality(release)
+    assert quality.scores == ()
+    assert quality.gauges == {"sid_uniqueness_percent": 50.0}
+
+
+def test_next_day_recall_of_successive_releases(example: ModuleType, tmp_path: Path) -> None:
+    days = [date(2011, 11, 2), date(2011, 10, 31), date(2011, 11, 1)]
+    releases = [example.make_release(tmp_path / str(day), day) for day in days]
+    silent = example.make_scores(date(2011, 11, 3), daily=[{"day": "2011-11-04", "num_queries": 0, "recall@10": 0.0}])
+    releases.append(example.make_release(tmp_path / "silent", date(2011, 11, 3), scores=silent))
+    found = next_day_recalls(releases)
+    assert [point.day for point in found] == [date(2011, 11, 1), date(2011, 11, 2), date(2011, 11, 3)]
+    assert [point.recall for point in found] == [0.22] * 3

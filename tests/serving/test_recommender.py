@@ -1,0 +1,175 @@
+"""Whatever is asked: only items that exist, may be served, and do not repeat come back."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from features.online import OnlineUser
+from models.retriever import Hit, Request
+from plumline.errors import InputError, MixedReleaseError
+from serving.recommender import MAX_K, Recommendation, Recommender
+
+ITEMS = [f"item{number:03d}" for number in range(60)]
+LIVE, RETIRED = ITEMS[:-3], ITEMS[-3:]
+
+
+@pytest.fixture(scope="session")
+def recommender(real: Any) -> Recommender:
+    return Recommender.load(real.folder(0), device="cpu")
+
+
+class OneUser:
+    """An online store of one answer."""
+
+    def __init__(self, user: OnlineUser) -> None:
+        self.user = user
+
+    def read(self, user_id: str, timeout_s: float = 0.05, not_before: Any = None) -> OnlineUser:
+        return self.user
+
+
+class Liar:
+    """A retriever that proposes what it should not."""
+
+    def __init__(self, honest: Any, hits: list[Hit]) -> None:
+        self.codes_of, self.vocabulary, self._hits = honest.codes_of, honest.vocabulary, hits
+
+    def retrieve(self, requests: list[Request], k: int, width: int) -> list[list[Hit]]:
+        return [self._hits for _ in requests]
+
+
+def ids(answer: Recommendation) -> list[str]:
+    return [item.item_id for item in answer.items]
+
+
+items = st.one_of(st.sampled_from(ITEMS), st.text(max_size=5))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    history=st.lists(items, max_size=30),
+    context=st.one_of(st.none(), items),
+    k=st.integers(1, MAX_K),
+    dead=st.frozensets(st.sampled_from(LIVE), max_size=50),
+    exclude_seen=st.booleans(),
+)
+def test_every_answer_is_fit_to_serve(
+    recommender: Recommender,
+    history: list[str],
+    context: str | None,
+    k: int,
+    dead: frozenset[str],
+    exclude_seen: bool,
+) -> None:
+    asked = recommender.with_tombstones(dead)
+    answer = asked.recommend(history=history, context_item=context, k=k, exclude_seen=exclude_seen)
+    found = ids(answer)
+    allowed = set(LIVE) - dead - (set(history) if exclude_seen else set())
+    assert len(found) == len(set(found))
+    assert set(found) <= allowed
+    assert len(found) == min(k, len(allowed))  # nothing that may be served is kept back
+    assert answer.num_invalid == 0
+    assert [item.score for item in answer.items] == sorted((item.score for item in answer.items), reverse=True)
+    codes_of = recommender.retriever.codes_of
+    space = recommender.retriever.vocabulary.space
+    assert all(space.parse(item.sid) == codes_of[item.item_id] for item in answer.items)
+    known = [item for item in history if item in set(ITEMS)]
+    assert (answer.history_length, answer.num_unknown_history) == (len(known), len(history) - len(known))
+    assert answer.reason == ("cold" if not known else "short" if len(found) < k else "")
+    assert not answer.degraded
+
+
+def test_equal_requests_get_equal_answers(recommender: Recommender, real: Any) -> None:
+    again = Recommender.load(real.folder(0), device="cpu")
+    asked = {"history": ["item001", "item007"], "profile": {"country": "France"}, "k": 7}
+    assert recommender.recommend(**asked) == again.recommend(**asked)
+
+
+def test_history_profile_context_and_time_all_count(recommender: Recommender) -> None:
+    def scores(**asked: Any) -> list[float]:
+        return [item.score for item in recommender.recommend(**asked).items]
+
+    plain = scores(history=["item001", "item007"])
+    assert scores(history=["item007", "item001"]) != plain
+    assert scores(history=["item001", "item007"], profile={"country": "France"}) != plain
+    assert scores(history=["item001", "item007"], context_item="item003") != plain
+    assert scores(history=[("item001", 0), ("item007", 900 * 3_600_000)]) != plain
+    assert scores(history=["item001", "item007"], at_ms=0) != plain
+
+
+def test_titles_are_those_of_the_catalogue(recommender: Recommender) -> None:
+    titles = {item.item_id: item.title for item in recommender.recommend(k=57).items}
+    assert titles["item000"] is None
+    assert titles["item005"] == "thing number 5 <a_1><b_1><c_1>"
+
+
+@pytest.mark.parametrize("k", [0, -1, 101])
+def test_k_out_of_range(recommender: Recommender, k: int) -> None:
+    with pytest.raises(InputError, match=f"k = {k}: ask for 1 to 100"):
+        recommender.recommend(k=k)
+
+
+def test_times_for_all_items_or_for_none(recommender: Recommender) -> None:
+    with pytest.raises(InputError, match="1 of 2 items have a timestamp"):
+        recommender.recommend(history=["item001", ("item002", 5)])
+
+
+def test_timed_histories_are_put_in_order(recommender: Recommender) -> None:
+    forward = recommender.recommend(history=[("item001", 1_000), ("item002", 90_000_000)])
+    assert recommender.recommend(history=[("item002", 90_000_000), ("item001", 1_000)]) == forward
+
+
+def test_whatever_a_model_proposes_is_checked(recommender: Recommender) -> None:
+    codes = recommender.retriever.codes_of
+    wrong = tuple(reversed(codes["item004"])) if codes["item004"] != codes["item004"][::-1] else (7, 3, 3)
+    hits = [
+        Hit("item001", -1.0, codes["item001"]),
+        Hit("item001", -1.1, codes["item001"]),  # twice
+        Hit("item002", -1.2, codes["item002"]),  # deleted
+        Hit("item004", -1.3, wrong),  # under a SID that is not its own
+        Hit(RETIRED[0], -1.4, codes[RETIRED[0]]),
+        Hit("nothing", -1.5, (0, 0, 0)),
+        Hit("item006", -1.6, codes["item006"]),
+    ]
+    liar: Any = Liar(recommender.retriever, hits)
+    asked = replace(recommender, retriever=liar, tombstones=frozenset({"item002"}))
+    answer = asked.recommend(history=["item009"], k=7)
+    assert ids(answer) == ["item001", "item006"]
+    assert (answer.num_invalid, answer.reason) == (5, "short")
+
+
+def test_online_features_stand_in_for_a_history(recommender: Recommender) -> None:
+    user = OnlineUser((("item001", 1_000), ("item002", 90_000_000)), {"country": "France"}, found=True)
+    features: Any = OneUser(user)
+    online = recommender.recommend(user_id="u1", features=features)
+    assert online == recommender.recommend(history=user.history, profile=user.profile)
+    given_ids = recommender.recommend(user_id="u1", history=["item005"], features=features)
+    assert given_ids == recommender.recommend(history=["item005"])
+    assert recommender.recommend(user_id="u1", history=[], features=features).reason == "cold"
+
+
+def test_missing_features_are_said(recommender: Recommender) -> None:
+    answer = recommender.recommend(user_id="u1")
+    assert (answer.degraded, answer.reason, len(answer.items)) == (True, "unavailable", 10)
+    slow: Any = OneUser(OnlineUser(degraded=True, reason="timeout"))
+    answer = recommender.recommend(user_id="u1", features=slow)
+    assert (answer.degraded, answer.reason, len(answer.items)) == (True, "timeout", 10)
+    unknown: Any = OneUser(OnlineUser())
+    answer = recommender.recommend(user_id="nobody", features=unknown)
+    assert (answer.degraded, answer.reason) == (False, "cold")
+    assert not recommender.recommend(history=["item001"]).degraded
+
+
+def test_a_mixed_release_is_not_loaded(real: Any, tmp_path: Path) -> None:
+    import shutil
+
+    mixed = tmp_path / "mixed"
+    shutil.copytree(real.folder(0), mixed)
+    shutil.rmtree(mixed / "sids")
+    shutil.copytree(real.folder(1) / "sids", mixed / "sids")
+    with pytest.raises(MixedReleaseError, match="sids"):
+        Recommender.load(mixed, device="cpu")

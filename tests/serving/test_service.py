@@ -1,0 +1,191 @@
+"""The HTTP service in this process: answers, refusals, hot swap, traffic. test_deploy.py starts the real one."""
+
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from serving.pointers import add_tombstones, promote, rollback
+from serving.recommender import Recommender
+from serving.traffic import read_traffic
+
+
+def forget_bentoml_metrics() -> None:
+    """BentoML registers its metrics once an app; a second app in one process would be a duplicate."""
+    from prometheus_client import REGISTRY
+
+    for collector, names in list(REGISTRY._collector_to_names.items()):
+        if any(name.startswith("bentoml_service_") for name in names):
+            REGISTRY.unregister(collector)
+
+
+@pytest.fixture(scope="module")
+def served(real: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A client of a service over a home whose champion is the first release; no online features were pushed."""
+    home = real.new_home(tmp_path_factory.mktemp("served"))
+    promote(home / "releases", real.ids[0], expected=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PLUMLINE_HOME", str(home))
+        patch.setenv("BENTOML_HOME", str(home / "bentoml"))
+        from serving.service import Plumline
+
+        forget_bentoml_metrics()
+        with TestClient(Plumline.to_asgi()) as client:
+            yield client, home
+
+
+@pytest.fixture
+def client(served: Any) -> TestClient:
+    return served[0]
+
+
+@pytest.fixture
+def home(served: Any) -> Path:
+    return served[1]
+
+
+def wait_for(client: TestClient, release_id: str) -> None:
+    deadline = time.monotonic() + 10
+    while client.get("/release").json()["release_id"] != release_id:
+        assert time.monotonic() < deadline, "the swap did not come"
+        time.sleep(0.05)
+
+
+def test_answers_what_the_recommender_answers(client: TestClient, real: Any) -> None:
+    asked = {"history": ["item001", "nothing", "item007"], "k": 5, "profile": {"country": "France"}}
+    answer = client.post("/recommend", json=asked)
+    assert answer.status_code == 200
+    body = answer.json()
+    expected = Recommender.load(real.folder(0)).recommend(**asked)
+    assert [item["item_id"] for item in body["items"]] == [item.item_id for item in expected.items]
+    assert body["items"][0] == {
+        "item_id": expected.items[0].item_id,
+        "title": expected.items[0].title,
+        "sid": expected.items[0].sid,
+        "score": pytest.approx(expected.items[0].score, abs=1e-4),
+    }
+    assert (body["release_id"], body["degraded"], body["reason"]) == (real.ids[0], False, "")
+    assert len(body["request_id"]) == 32
+
+
+def test_timed_histories_in_both_spellings(client: TestClient) -> None:
+    at = datetime(2011, 10, 30, 12, tzinfo=UTC)
+    as_number = [
+        {"item_id": "item001", "timestamp": int(at.timestamp() * 1000)},
+        {"item_id": "item002", "timestamp": int(at.timestamp() * 1000) + 86_400_000},
+    ]
+    as_text = [
+        {"item_id": "item001", "timestamp": "2011-10-30T12:00:00Z"},
+        {"item_id": "item002", "timestamp": "2011-10-31T12:00:00"},
+    ]
+    answers = [client.post("/recommend", json={"history": history}).json()["items"] for history in (as_number, as_text)]
+    assert answers[0] == answers[1]
+
+
+def test_cold_and_degraded(client: TestClient) -> None:
+    assert client.post("/recommend", json={}).json()["reason"] == "cold"
+    body = client.post("/recommend", json={"user_id": "u1"}).json()
+    assert (body["degraded"], body["reason"], len(body["items"])) == (True, "unavailable", 10)
+
+
+@pytest.mark.parametrize(
+    ("body", "line"),
+    [
+        ({"k": 0}, "k: Input should be greater than or equal to 1"),
+        ({"k": 101}, "k: Input should be less than or equal to 100"),
+        ({"k": "5"}, "k: Input should be a valid integer"),
+        ({"k": 1e999}, "k: Input should be a valid integer"),
+        ({"colour": 1}, "'colour' is no field; there are user_id, history"),
+        ({"history": ["x"] * 1001}, "history: List should have at most 1000 items"),
+        ({"history": "item001"}, "history: Input should be a valid array"),
+        ({"history": [{"item_id": "a"}]}, "history.0"),
+        ({"history": ["a", {"item_id": "b", "timestamp": 5}]}, "1 of 2 items have a timestamp"),
+        ({"user_id": ""}, "user_id: String should have at least 1 character"),
+        ({"profile": {"a": 1}}, "profile.a: Input should be a valid string"),
+        ([], "body: Input should be an object"),
+        (None, "body: Input should be an object"),
+    ],
+)
+def test_bad_bodies_get_one_line(client: TestClient, body: Any, line: str) -> None:
+    answer = client.post("/recommend", content=json.dumps(body), headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400
+    assert set(answer.json()) == {"error"}
+    assert line in answer.json()["error"]
+    assert "\n" not in answer.json()["error"]
+
+
+@pytest.mark.parametrize("text", ["{", "", "\x00", '{"k": NaN}', '{"user_id": "\ud800"}', "[" * 10_000])
+def test_malformed_json_is_the_callers_fault(client: TestClient, text: str) -> None:
+    content = text.encode("utf-8", "surrogatepass")
+    answer = client.post("/recommend", content=content, headers={"Content-Type": "application/json"})
+    assert answer.status_code == (200 if text == "" else 400)  # BentoML takes no body for {}
+
+
+def test_feedback_and_answers_become_traffic(client: TestClient, home: Path, real: Any) -> None:
+    answer = client.post("/recommend", json={"user_id": "u9", "history": ["item001"], "k": 3}).json()
+    reaction = {"request_id": answer["request_id"], "user_id": "u9", "item_id": answer["items"][0]["item_id"]}
+    said = client.post("/feedback", json={**reaction, "action": "play", "watch_ratio": 0.5})
+    assert said.json() == {"request_id": answer["request_id"], "release_id": real.ids[0]}
+    alone = client.post("/feedback", json={"user_id": "u9", "item_id": "x", "action": "click"}).json()
+    assert len(alone["request_id"]) == 32
+    deadline = time.monotonic() + 15
+    rows: list[dict[str, Any]] = []
+    while len(rows) < 3 and time.monotonic() < deadline:
+        time.sleep(0.2)
+        table = read_traffic(home / "data" / "traffic", date(2020, 1, 1), date(2100, 1, 1))
+        rows = [row for row in table.to_pylist() if row["user_id"] == "u9"]
+    assert [row["action"] for row in rows] == ["served", "play", "click"]
+    assert rows[0]["item_ids"] == [item["item_id"] for item in answer["items"]]
+    assert rows[0]["sids"] == [item["sid"] for item in answer["items"]]
+    assert (rows[0]["history_length"], rows[0]["num_invalid"], rows[0]["degraded"]) == (1, 0, False)
+    assert rows[0]["latency_ms"] > 0
+    assert (rows[1]["request_id"], rows[1]["scores"]) == (answer["request_id"], [0.5])
+
+
+@pytest.mark.parametrize("body", [{}, {"user_id": "u", "item_id": "i", "action": "DROP TABLE"}, {"x": 1}])
+def test_bad_feedback(client: TestClient, body: Any) -> None:
+    answer = client.post("/feedback", json=body)
+    assert answer.status_code == 400
+    assert set(answer.json()) == {"error"}
+
+
+def test_pages(client: TestClient, real: Any) -> None:
+    assert client.get("/release").json() == {"release_id": real.ids[0], "as_of": "2011-10-31", "fencing": 1}
+    assert client.get("/livez").status_code == 200
+    front = client.get("/")
+    assert front.status_code == 404
+    assert "googletagmanager" not in front.text
+    assert "POST /recommend" in front.json()["error"]
+    assert client.get("/nothing").status_code == 404
+    spec = client.get("/docs.json").json()
+    assert {"/recommend", "/feedback"} <= set(spec["paths"])
+
+
+def test_ready_once_features_are_known_to_be_absent(client: TestClient) -> None:
+    deadline = time.monotonic() + 30
+    while client.get("/readyz").status_code != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_hot_swap_rollback_and_deletion(client: TestClient, home: Path, real: Any) -> None:
+    releases = home / "releases"
+    promote(releases, real.ids[1], expected=1)
+    wait_for(client, real.ids[1])
+    best = client.post("/recommend", json={"history": ["item001"]}).json()
+    assert best["release_id"] == real.ids[1]
+    rollback(releases)
+    wait_for(client, real.ids[0])
+    gone = client.post("/recommend", json={"history": ["item001"]}).json()["items"][0]["item_id"]
+    add_tombstones(releases, [gone])
+    deadline = time.monotonic() + 5
+    while True:
+        items = client.post("/recommend", json={"history": ["item001"], "k": 100}).json()["items"]
+        if gone not in {item["item_id"] for item in items}:
+            break
+        assert time.monotonic() < deadline, "a deleted item was served for 5 s"
