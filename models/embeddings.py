@@ -35,7 +35,7 @@ class EmbeddingsParams(Params):
     """`tfidf_svd`, or a Hugging Face id or local folder of an encoder (mean pooling, unit length)."""
     text_dimensions: int = Field(default=64, ge=1)
     """Most SVD dimensions of a TF-IDF vector; a small corpus has fewer. A Hugging Face encoder has its own."""
-    text_signs: int = Field(default=32, ge=8, multiple_of=8)
+    text_signs: int = Field(default=16, ge=8, multiple_of=8)
     """Further dimensions of such a vector that keep rare terms apart: a random projection of the TF-IDF row."""
     text_terms: int = Field(default=100_000, ge=1)
     """Most terms of a TF-IDF vocabulary."""

@@ -28,9 +28,9 @@ _CHUNK = 512
 class QuantizerParams(Params):
     codebooks: tuple[int, ...] = Field(default=(256, 128, 64), min_length=1)
     """Codes of each level, falling (PLUM: 2048 / 2^(level-1))."""
-    latent_dimensions: int = Field(default=24, ge=1)
+    latent_dimensions: int = Field(default=64, ge=1)
     """Width of z and of a code."""
-    hidden: int = Field(default=128, ge=1)
+    hidden: int = Field(default=256, ge=1)
     """Width of the hidden layer of each encoder and decoder."""
     steps: int = Field(default=600, ge=0)
     """Optimizer steps with quantisation; with warmup_steps the only knobs that change cost."""
@@ -42,7 +42,7 @@ class QuantizerParams(Params):
     """Peak rate of Adam; it falls to zero along a cosine."""
     beta: float = Field(default=0.25, ge=0)
     """Commitment weight in L_rq."""
-    contrastive_weight: float = Field(default=0.1, ge=0)
+    contrastive_weight: float = Field(default=0.3, ge=0)
     """Weight of the co-occurrence loss; 0: SIDs from content alone."""
     temperature: float = Field(default=0.1, gt=0)
     """Temperature of the co-occurrence loss."""
