@@ -40,12 +40,12 @@ UNITS = {
     "usage": "share of codes in use, a level",
     "perplexity": "effective codes, a level",
     "unexplained": "share of the vectors' variance left after quantisation",
-    "pair_agreement": "share of co-occurrences (weighted by count) with one first code",
+    "pair_agreement": "share of the training co-occurrences (weighted by count) with one first code",
     "pair_lift": "pair_agreement / that of random pairs of the same items",
     "train_seconds": "CPU seconds, one core",
     "encode_rate": "items / second, one core",
 }
-ABLATIONS = {
+ABLATIONS: dict[str, dict[str, Any]] = {
     "ours": {},
     "ours, no co-occurrence loss": {"contrastive_weight": 0.0},
     "ours, no progressive masking": {"progressive_masking": False},
@@ -164,9 +164,10 @@ def main() -> None:
     for row in results:
         perplexity = "/".join(f"{value:.0f}" for value in row["perplexity"])
         print(
-            f"{row['method']:30s} seed {row['seed']}  uniqueness {row['uniqueness']:.4f}  collisions "
-            f"{row['collisions']:5d}  perplexity {perplexity:12s}  unexplained {row['unexplained']:.3f}  pair agreement "
-            f"{row['pair_agreement']:.3f}  train {row['train_seconds']:.1f} s  encode {row['encode_rate']:.0f} items/s"
+            f"{row['method']:30s} seed {row['seed']}  uniqueness {row['uniqueness']:.4f}  "
+            f"collisions {row['collisions']:5d}  perplexity {perplexity:12s}  unexplained {row['unexplained']:.3f}  "
+            f"pair agreement {row['pair_agreement']:.3f}  train {row['train_seconds']:.1f} s  "
+            f"encode {row['encode_rate']:.0f} items/s"
         )
     if arguments.json:
         report = {

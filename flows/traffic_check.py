@@ -42,7 +42,7 @@ def check_service(
     asked in this process.
     """
     from features.catalog import Catalog
-    from models.sids import SidTable
+    from models.sid_table import SidTable
     from serving.recommender import Recommender
 
     release = Release.load(release_folder)

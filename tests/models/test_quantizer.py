@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,7 @@ def test_codes_do_not_depend_on_batch_order_or_threads(order: list[int], size: i
     assert np.concatenate(latents).tobytes() == frozen.latents(vectors)[order].tobytes()
 
 
+@cache
 def _untrained() -> Quantizer:
     vectors = make_vectors(130, seed=9)
     graph = neighbours_of(pairs_of([]), vectors.item_ids, 4)

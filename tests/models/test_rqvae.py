@@ -42,12 +42,15 @@ def test_gradients_pass_straight_through_and_each_code_learns_from_its_own_resid
     z = torch.randn(6, 2, generator=torch.Generator().manual_seed(1)).requires_grad_()
     result = model.quantise(z)
     result.quantised.sum().backward(retain_graph=True)
+    assert z.grad is not None
     assert torch.equal(z.grad, torch.ones_like(z))
     assert model.codebooks[0].grad is None
     result.loss.backward()
+    gradient = model.codebooks[0].grad
+    assert gradient is not None
     used = torch.zeros(4, dtype=torch.bool)
     used[result.codes[:, 0]] = True
-    assert torch.equal(model.codebooks[0].grad.abs().sum(1) > 0, used)
+    assert torch.equal(gradient.abs().sum(1) > 0, used)
 
 
 def test_missing_modality_changes_neither_latent_nor_loss() -> None:

@@ -1,5 +1,7 @@
 """The SID table: known items never move, digits are handed out as written, the report adds up."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +72,7 @@ def test_stage_leaves_these_files_and_a_report_that_adds_up(base: Path) -> None:
     assert report["collisions"] == counts[counts > 1].sum() > 0
     assert report["largest_bucket"] == counts.max()
     assert report["uniqueness"] == (prefix_counts == 1).sum() / 200
-    assert report["uniqueness_with_tie_break"] == 1 - report["collisions"] / 200
+    assert report["uniqueness_with_tie_break"] == pytest.approx(1 - report["collisions"] / 200)
     assert [level["size"] for level in report["levels"]] == [8, 4, 4]
 
 
@@ -90,6 +92,21 @@ def test_with_base_and_nothing_new_the_table_is_the_same_bytes(base: Path, tmp_p
     run(SidsParams(tie_break=4), embeddings=embeddings, quantizer=base / "quantizer", base=base, out=tmp_path / "out")
     for name in ("sids.parquet", "space.json", "report.json"):
         assert (tmp_path / "out" / name).read_bytes() == (base / "sids" / name).read_bytes()
+
+
+def test_the_daily_run_imports_no_torch(base: Path, tmp_path: Path, root: Path) -> None:
+    embeddings = write_vectors(tmp_path / "embeddings", make_vectors(range(200, 205)))
+    (tmp_path / "out").mkdir()
+    code = (
+        "import sys; from pathlib import Path; from models.sids import *\n"
+        f"base = Path({str(base)!r})\n"
+        f"run(SidsParams(tie_break=4), embeddings=Path({str(embeddings)!r}), quantizer=base / 'quantizer', base=base, "
+        f"out=Path({str(tmp_path / 'out')!r}))\n"
+        "print(sorted({'torch', 'transformers', 'sklearn'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert len(SidTable.load(tmp_path / "out").item_ids) == 205
 
 
 def test_another_quantizer_than_the_base_is_refused(base: Path, tmp_path: Path) -> None:
@@ -129,11 +146,12 @@ def arrivals(draw: st.DrawFn) -> list[dict[str, tuple[int, int]]]:
 def test_known_items_never_move_and_order_within_a_day_is_nothing(
     days: list[dict[str, tuple[int, int]]], tie_break: int
 ) -> None:
-    table, first_seen = None, {}
+    table: SidTable | None = None
+    first_seen: dict[str, tuple[int, int]] = {}
     for day in days:
         ids = list(day)
         codes = np.array([day[item] for item in ids], np.int64).reshape(-1, 2)
-        before = {} if table is None else table.codes_of
+        before: dict[str, tuple[int, ...]] = {} if table is None else table.codes_of
         turned = extend_table(table, ids[::-1], codes[::-1], (2, 3), tie_break)
         table = extend_table(table, ids, codes, (2, 3), tie_break)
         assert turned.codes_of == table.codes_of
@@ -156,7 +174,8 @@ def test_ten_thousand_items_in_random_order_and_batches() -> None:
     ids = [f"i{row:05d}" for row in range(10_000)]
     codes = generator.integers(0, (40, 20), size=(10_000, 2))
     order = generator.permutation(10_000)
-    table, seen = None, {}
+    table: SidTable | None = None
+    seen: dict[str, tuple[int, ...]] = {}
     for batch in np.array_split(order, 7):
         table = extend_table(table, [ids[row] for row in batch], codes[batch], (40, 20), 8)
         assert all(table.codes_of[item] == row for item, row in seen.items())
