@@ -31,15 +31,14 @@ def daily(
     """
     give_up_after_too_many_starts()
     folder = Path(home)
-    if read_pointer(folder / "releases") is None:
-        raise RefusedError("no champion to continue from; run plumline bootstrap first")
     days = days_to_process(folder, date.fromisoformat(as_of) if as_of else None)
     if not days:
         say("every landed day has its release; nothing to do")
     made = []
     for day in days[:max_days]:
         champion = read_pointer(folder / "releases")
-        assert champion is not None
+        if champion is None:
+            raise RefusedError("no champion to continue from; run plumline bootstrap first")
         base = _base_of(folder, day, champion.release_id)
         made.append(produce(folder, as_of=day, base=base, kind="daily"))
         publish_day(folder, made[-1])

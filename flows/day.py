@@ -32,8 +32,6 @@ NUM_DAYS = 2
 
 def main_job(home: Path) -> "DayTable":
     """Do everything and return the table. With nothing landed it takes the sample."""
-    from flows.day_table import day_table
-
     if not landed_days(home):
         say("nothing has landed: taking the sample, Online Retail II (UCI, CC BY 4.0)")
         init_home(
@@ -60,6 +58,8 @@ def main_job(home: Path) -> "DayTable":
         with clock_at(_noon_after(days[NUM_DAYS - 1])):
             traffic = serve_and_check(home)
             report = monitor_served_day(home, _noon_after(days[NUM_DAYS - 1]))
+    from flows.day_table import day_table  # imports Prefect, which reads its settings once: after the server's are set
+
     return day_table(home, first, traffic, report)
 
 

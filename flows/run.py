@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from flows.calendar import check_day, days_to_process, default_as_of
 from flows.server import prefect_server
+from plumline.errors import RefusedError
 from plumline.stage import say
 from serving.pointers import read_pointer
 
@@ -30,8 +31,9 @@ def run_bootstrap(home: Path, as_of: str | None) -> list["Made"]:
 
 def run_daily(home: Path, as_of: str | None, max_days: int | None) -> list["Made"]:
     """`plumline daily`: the releases it made, none if no day waits. A gate's no is in them, not raised."""
-    days = days_to_process(home, date.fromisoformat(as_of) if as_of else None)
-    if read_pointer(home / "releases") is not None and not days:
+    if read_pointer(home / "releases") is None:  # refuse before a server is started
+        raise RefusedError("no champion to continue from; run plumline bootstrap first")
+    if not days_to_process(home, date.fromisoformat(as_of) if as_of else None):
         say("every landed day has its release; nothing to do")
         return []
     with prefect_server(home), _quiet():

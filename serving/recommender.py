@@ -93,7 +93,6 @@ class Recommender:
         device: "cpu", "cuda" …; None takes PLUMLINE_DEVICE.
         """
         from features.catalog import Catalog
-
         from models.language import pick_device
         from models.retriever import Retriever
 
