@@ -219,7 +219,7 @@ def run(
 
 
 def _use_few_threads() -> None:
-    """PLUMLINE_THREADS, or one: batches this small gain 7% from a second thread and lose tenfold where it has to wait."""
+    """PLUMLINE_THREADS, or one: a second thread gains such small batches 7%, and costs tenfold where it has to wait."""
     import torch
 
     torch.set_num_threads(get_settings().threads or 1)

@@ -16,6 +16,7 @@ import secrets
 import sys
 import tempfile
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
@@ -219,6 +220,7 @@ def write_snapshot(
 
 def prepare_workspace(home: Path) -> None:
     """Make the project and the newest form of its dashboard; leaves the snapshots alone."""
+    _import_evidently()
     from evidently.sdk.models import DashboardModel, DashboardTabModel, ProjectModel
 
     panels = [_draw(panel) for panel in PANELS]
@@ -260,10 +262,20 @@ def _put(path: Path, text: str) -> None:
         file.write("\n")
 
 
+def _import_evidently() -> None:
+    """Import Evidently without the deprecations of its own dependencies, which no on-call can act on."""
+    switch_telemetry_off()
+    if "evidently" in sys.modules:
+        return
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda *_args, **_kwargs: None  # a filter would not do: Evidently resets the filters
+        import evidently.ui.workspace  # noqa: F401
+
+
 @contextlib.contextmanager
 def _scratch_workspace(home: Path) -> Iterator[Any]:
     """An empty Evidently workspace that goes again: Evidently writes in place, `_put` moves its files."""
-    switch_telemetry_off()
+    _import_evidently()
     from evidently.ui.workspace import Workspace
 
     root = home / ".plumline"

@@ -105,3 +105,9 @@ def company(tmp_path_factory, environment) -> Company:
     company.run("bootstrap", "--as-of", AS_OF)
     company.run("daily")
     return company
+
+
+@pytest.fixture
+def new_company(tmp_path, environment) -> Company:
+    """A company after `init` alone, for tests that break things."""
+    return found_company(tmp_path / "home", environment)
