@@ -11,7 +11,7 @@ from flows.registry import Entry, Registry
 from flows.traffic_check import TrafficCheck
 from plumline import artifact
 
-_METHODS = {"model": "Plumline", "popularity": "popularity", "item_knn": "sequential item-kNN", "sasrec": "SASRec"}
+_METHODS = {"model": "Plumline", "popularity": "popularity", "item_knn": "item-kNN", "sasrec": "SASRec"}
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,14 @@ class DayTable:
         scores = self.releases[0]["scores"]
         title = (
             f"Next days after {scores['as_of']}: {scores['num_queries']} user-days, {scores['num_users']} users, "
-            "item level, full ranking, ± standard error"
+            "item level, full ranking, "
+            "± standard error (R Recall, N NDCG)"
         )
         table = Table(title=title)
-        for heading in ("method", "Recall@10 seen masked", "NDCG@10 seen masked", "Recall@10 all", "NDCG@10 all"):
+        for heading in ("method", "R@10 seen masked", "N@10 seen masked", "R@10 not masked", "N@10 not masked"):
             table.add_column(heading, justify="left" if heading == "method" else "right")
         for method, name in _METHODS.items():
-            figures = scores["methods"].get(method)
+            figures = scores.get("methods", {}).get(method)
             if figures:
                 cells = [
                     _figure(figures[p], m) for p in ("seen_masked", "not_masked") for m in ("recall@10", "ndcg@10")
@@ -80,12 +81,10 @@ class DayTable:
             "Recall@10 all, after its own day": lambda r: _figure(
                 r["scores"]["methods"]["model"]["not_masked"], "recall@10"
             ),
-            "unconstrained hallucination rate": lambda r: f"{r['scores']['hallucination_rate']:.2%}",
-            "invalid SIDs in constrained lists": lambda r: str(r["scores"]["num_invalid"]),
-            "items / with a SID of their own": lambda r: f"{r['sids']['num_items']} / {r['sids']['uniqueness']:.2%}",
-            "sharing a full SID / largest bucket": lambda r: (
-                f"{r['sids']['collisions']} / {r['sids']['largest_bucket']}"
-            ),
+            "hallucination, unconstrained": lambda r: _percent(r["scores"].get("hallucination_rate")),
+            "invalid SIDs, constrained": lambda r: str(r["scores"].get("num_invalid", "-")),
+            "items / SID uniqueness": lambda r: f"{r['sids']['num_items']} / {r['sids']['uniqueness']:.2%}",
+            "collisions / largest bucket": lambda r: f"{r['sids']['collisions']} / {r['sids']['largest_bucket']}",
             "CPT tokens/s": lambda r: _speed(r["run"], "cpt"),
             "SFT tokens/s": lambda r: _speed(r["run"], "sft"),
         }
@@ -137,8 +136,18 @@ def _figure(figures: dict[str, float], name: str) -> str:
     return f"{figures[name]:.4f} ± {figures[f'{name}_se']:.4f}"
 
 
+def _model_recall(scores: dict[str, Any]) -> str:
+    """A release without a landed day after it was not scored."""
+    model = scores.get("methods", {}).get("model")
+    return _figure(model["not_masked"], "recall@10") if model else "-"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2%}"
+
+
 def _speed(run: dict[str, Any], stage: str) -> str:
-    speed = run.get("throughput", {}).get(stage, {}).get("tokens_per_second")
+    speed = run.get("throughput", {}).get(stage, {}).get("tokens_per_s")
     return f"{speed:,.0f}" if speed else "-"
 
 

@@ -5,6 +5,7 @@ by their keys, a seal that is there is kept, a tag that is there is kept, a poin
 """
 
 import json
+import time
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -53,9 +54,10 @@ def produce(home: Path, *, as_of: date, base: str, kind: str) -> Made:
             return _judge_and_promote(home, known, fresh=False)
         if base:
             registry.restore(base)
+        began = time.time()
         finished = run_stages(graph, names, values, home)
         entry = seal_and_publish(str(home), as_of.isoformat(), base, kind, key)
-        record_run(home, entry, finished)
+        record_run(home, entry, finished, began)
     return _judge_and_promote(home, entry, fresh=True)
 
 
@@ -78,12 +80,15 @@ def seal_and_publish(home: str, as_of: str, base: str, kind: str, key: str) -> E
     return registry.publish(Entry(release_id, digest, as_of, base, kind, key))
 
 
-def record_run(home: Path, entry: Entry, finished: list[Finished]) -> None:
-    """Keep what a run measured (seconds a stage, training speed) beside the artifacts: clocks never enter them."""
+def record_run(home: Path, entry: Entry, finished: list[Finished], began: float) -> None:
+    """Keep what a run measured (seconds a stage, training speed) beside the artifacts: clocks never enter them.
+
+    began: time.time() before the first stage; what is older was measured by another run.
+    """
     throughput = {}
     for name in ("cpt", "sft"):
         path = home / "artifacts" / "progress" / f"{name}.jsonl"
-        if path.exists() and not next(f.skipped for f in finished if f.stage == name):
+        if path.exists() and path.stat().st_mtime >= began:
             lines = path.read_text(encoding="utf-8").splitlines()
             throughput[name] = json.loads(lines[-1]) if lines else {}
     old = read_run(home, entry.release_id).get("seconds", {})

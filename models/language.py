@@ -47,6 +47,8 @@ class LanguageParams(Params):
     """Whether the output head shares the embedding matrix."""
     init_std: float = Field(default=0.02, gt=0.0)
     """Standard deviation of the initial weights of a model from scratch."""
+    embedding_std: float | None = Field(default=None, gt=0.0)
+    """The same for the embeddings alone; null: init_std. A small model trained for minutes starts better wide."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,11 @@ def _from_scratch(params: LanguageParams, vocabulary: Vocabulary) -> "PreTrained
         eos_token_id=vocabulary.control["<eos>"],
         pad_token_id=vocabulary.control["<pad>"],
     )
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    if params.embedding_std is not None:
+        with torch.no_grad():
+            model.get_input_embeddings().weight.normal_(0.0, params.embedding_std)
+    return model
 
 
 def _from_pretrained(source: Source) -> "PreTrainedModel":

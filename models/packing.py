@@ -34,6 +34,8 @@ class LoopParams(Params):
     """Forward passes of one optimizer step (of all processes together)."""
     learning_rate: float = Field(default=2e-3, gt=0.0)
     """Constant after the warm-up, as in the paper."""
+    embedding_rate: float = Field(default=1.0, gt=0.0)
+    """Learning rate of the embedding matrix (and an output head of its own), in learning rates."""
     warmup_steps: int = Field(default=20, ge=0)
     """Steps over which the learning rate rises from 0."""
     cooldown_share: float = Field(default=0.0, ge=0.0, le=1.0)

@@ -80,15 +80,9 @@ class _Loop:
     ) -> None:
         self.params, self.rows, self.steps, self.stage, self.accelerator = params, rows, steps, stage, accelerator
         self.num_parameters = sum(p.numel() for p in model.parameters())
-        matrices = [p for p in model.parameters() if p.ndim >= 2]
-        others = [p for p in model.parameters() if p.ndim < 2]
-        optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": params.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=params.learning_rate,
-            betas=params.betas,
-            fused=True,
-        )
+        optimizer = torch.optim.AdamW(_groups(model, params), lr=params.learning_rate, betas=params.betas, fused=True)
         self.module, self.optimizer = accelerator.prepare(TargetLoss(model), optimizer)
+        self.rates = [group["lr"] for group in optimizer.param_groups]
         self.cursor = Cursor()
 
     def run(self, progress_path: Path) -> dict[str, Any]:
@@ -139,8 +133,8 @@ class _Loop:
     def _step(self, step: int, batches: list[Batch], targets: int) -> float:
         """One optimizer step; returns the mean loss of its targets."""
         accelerator, params = self.accelerator, self.params
-        for group in self.optimizer.param_groups:
-            group["lr"] = params.learning_rate * self._rate(step)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * self._rate(step)
         mine = batches[accelerator.process_index :: accelerator.num_processes]
         total = torch.zeros((), device=accelerator.device)
         for batch in mine:
@@ -168,6 +162,19 @@ class _Loop:
         left = self.steps - step + 1
         falling = self.params.cooldown_share * self.steps
         return warm * (min(1.0, left / falling) if falling >= 1.0 else 1.0)
+
+
+def _groups(model: Any, params: LoopParams) -> list[dict[str, Any]]:
+    """Parameters by how they are trained: embeddings at a rate of their own, vectors (norms, biases) without decay."""
+    ends = {id(layer.weight) for layer in (model.get_input_embeddings(), model.get_output_embeddings())}
+    embeddings = [p for p in model.parameters() if id(p) in ends]
+    matrices = [p for p in model.parameters() if p.ndim >= 2 and id(p) not in ends]
+    vectors = [p for p in model.parameters() if p.ndim < 2 and id(p) not in ends]
+    return [
+        {"params": embeddings, "weight_decay": 0.0, "lr": params.learning_rate * params.embedding_rate},
+        {"params": matrices, "weight_decay": params.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
 
 
 def _pad(model: Any) -> int:

@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -13,6 +14,10 @@ for _name in [name for name in os.environ if name.startswith(("PLUMLINE_", "PREF
 from plumline.settings import switch_telemetry_off  # noqa: E402
 
 switch_telemetry_off()
+
+# a busy machine is not a bug: what may take how long is measured in benchmarks/, not here
+hypothesis.settings.register_profile("plumline", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("plumline")
 
 ROOT = Path(__file__).resolve().parent.parent
 
