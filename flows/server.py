@@ -39,6 +39,7 @@ def prefect_environment(home: Path) -> dict[str, str]:
 def prefect_server(home: Path) -> Iterator[str]:
     """Yield the URL of a Prefect API, in force as PREFECT_API_URL until the end of the block."""
     with ExitStack() as stack:
+        (home / ".plumline" / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder only
         wanted = {k: v for k, v in prefect_environment(home).items() if k not in os.environ}
         stack.enter_context(_environment(wanted))
         url = os.environ.get("PREFECT_API_URL")

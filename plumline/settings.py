@@ -18,7 +18,7 @@ class Settings(BaseSettings):
 
     home: Path = Field(default=Path(), description="Folder with dvc.yaml, data/, artifacts/ and releases/.")
     device: str = Field(default="auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
-    threads: int = Field(default=0, ge=0, description="Torch threads of one process; 0 leaves torch's own choice.")
+    threads: int = Field(default=0, ge=0, description="Torch threads of one process; 0: half of the cores.")
     port: int = Field(default=3000, ge=0, le=65535, description="Port of `plumline serve`; 0 takes a free one.")
     workers: int = Field(default=1, ge=1, description="Processes that answer requests, each with a model of its own.")
     registry_remote: str = Field(
