@@ -52,9 +52,9 @@ def prefect_server(home: Path) -> Iterator[str]:
 @contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    _refresh_settings()
     try:
+        os.environ.update(values)
+        _refresh_settings()
         yield
     finally:
         for name, value in before.items():

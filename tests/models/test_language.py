@@ -58,6 +58,12 @@ def test_seed_decides_the_bytes(words: Vocabulary, tmp_path: Path) -> None:
     assert not any(str(tmp_path).encode() in p.read_bytes() for p in list_files(tmp_path / "a"))
 
 
+def test_embeddings_may_start_wider(words: Vocabulary) -> None:
+    model = build_language_model(LanguageParams(**SMALL, embedding_std=0.5), words, seed=1)
+    assert float(model.get_input_embeddings().weight.std()) == pytest.approx(0.5, rel=0.05)
+    assert float(model.model.layers[0].mlp.up_proj.weight.std()) == pytest.approx(0.02, rel=0.2)
+
+
 def test_pretrained_is_extended(world: Any, tmp_path: Path) -> None:
     """A folder with model and tokenizer; its text rows stay, SIDs get rows of their own, all different."""
     from tokenizers import Tokenizer, models, pre_tokenizers

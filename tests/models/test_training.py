@@ -277,6 +277,14 @@ def test_learning_rate(tmp_path: Path, cooldown: float, expected: list[float], m
     assert seen == pytest.approx([1e-3 * rate for rate in expected])
 
 
+def test_embeddings_have_a_rate_of_their_own(tmp_path: Path) -> None:
+    """At a hundred-millionth of the others' rate they stay, and the others do not."""
+    model, _ = run(tmp_path, params=LOOP.model_copy(update={"embedding_rate": 1e-8}))
+    before, after = weights(make_model()), weights(model)
+    moved = {name for name in after if not torch.allclose(before[name], after[name], atol=1e-6)}
+    assert moved == {name for name in after if "embed_tokens" not in name and "lm_head" not in name}
+
+
 def test_bf16_is_close(tmp_path: Path) -> None:
     from accelerate.state import AcceleratorState
 
