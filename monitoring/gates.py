@@ -35,8 +35,8 @@ class GateParams(Params):
     """Share of unconstrained generations that are no item's SID, above which the model does not speak SIDs."""
     min_uniqueness: float = 0.50
     """Share of items that are alone on their SID before the tie-break digit; less means a collapsed codebook."""
-    max_behind_popularity_se: float = 0.0
-    """Standard errors by which popularity may be ahead all the same; 0: the model must reach it."""
+    max_behind_popularity_se: float = 2.0
+    """Standard errors of the difference by which popularity may be ahead and it still counts as noise; 0: none."""
     max_drop_se: float = 2.0
     """Drop against the champion in standard errors of the difference that is still noise."""
     max_relative_drop: float = 0.05
@@ -233,14 +233,16 @@ def _against_methods(scores: Mapping[str, Any], params: GateParams) -> Iterator[
     for protocol in PROTOCOLS:
         observed = _number(scores, "methods", "model", protocol, "recall@10")
         for name in ["popularity", *(n for n in names if n not in ("model", "popularity"))]:
-            limit = _number(scores, "methods", name, protocol, "recall@10")
-            if limit is not None and name == "popularity":
-                error = _number(scores, "methods", "model", protocol, "recall@10_se") or 0.0
-                limit -= params.max_behind_popularity_se * error
+            rival = limit = _number(scores, "methods", name, protocol, "recall@10")
+            noise = ""
+            if rival is not None and name == "popularity" and params.max_behind_popularity_se:
+                errors = [_number(scores, "methods", m, protocol, "recall@10_se") or 0.0 for m in ("model", name)]
+                limit = rival - params.max_behind_popularity_se * math.hypot(*errors)
+                noise = f" (at least {_show(limit)}: {params.max_behind_popularity_se:g} s.e. are noise)"
             decides = name == "popularity" and protocol == params.protocol
             check = _at_least(f"{protocol}/{name}", observed, limit, "", blocking=decides)
-            better = f": {name} is better" if check.valid and not check.passed else ""
-            yield replace(check, reason=f"recall@10 {_show(observed)}, {name} {_show(limit)}{better}")
+            better = f": {name} is better" if observed is not None and rival is not None and observed < rival else ""
+            yield replace(check, reason=f"recall@10 {_show(observed)}, {name} {_show(rival)}{noise}{better}")
 
 
 def _against_champion(

@@ -17,7 +17,7 @@ from plumline import artifact
 from plumline.errors import ArtifactError, CorruptArtifactError, RefusedError
 
 DAY = date(2011, 10, 31)
-PARAMS = GateParams(slice_floors={"history/short": 0.05})
+PARAMS = GateParams(slice_floors={"history/short": 0.05}, max_behind_popularity_se=0.0)
 
 
 def _change(value: dict[str, Any], path: str, new: Any) -> dict[str, Any]:
@@ -78,6 +78,18 @@ def test_better_simpler_methods_are_named_and_do_not_block(example: ModuleType) 
     assert not knn.passed
     assert not knn.blocking
     assert knn.reason == "recall@10 0.2, item_knn 0.25: item_knn is better"
+
+
+@pytest.mark.parametrize(("behind", "passes"), [(0.0, True), (1.9, True), (2.1, False)])
+def test_popularity_ahead_by_noise_does_not_block(example: ModuleType, behind: float, passes: bool) -> None:
+    scores = example.make_scores(DAY)
+    for name, recall in (("model", 0.2 - behind * 0.05), ("popularity", 0.2)):
+        for key, value in (("recall@10", recall), ("recall@10_se", 0.03 if name == "model" else 0.04)):
+            scores = _change(scores, f"methods|{name}|not_masked|{key}", value)  # together 0.05
+    verdict = judge(scores, example.make_sids_report(), None, GateParams(protocol="not_masked"))
+    check = next(check for check in verdict.checks if check.name == "not_masked/popularity")
+    assert check.passed is passes
+    assert ("popularity is better" in check.reason) is (behind > 0)
 
 
 @pytest.mark.parametrize(("protocol", "passes"), [("seen_masked", False), ("not_masked", True)])
