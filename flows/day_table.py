@@ -78,9 +78,7 @@ class DayTable:
         rows = {
             "release": lambda r: r["release_id"],
             "gate": lambda r: r["verdict"],
-            "Recall@10 all, after its own day": lambda r: _figure(
-                r["scores"]["methods"]["model"]["not_masked"], "recall@10"
-            ),
+            "R@10 not masked, days after": lambda r: _model_recall(r["scores"]),
             "hallucination, unconstrained": lambda r: _percent(r["scores"].get("hallucination_rate")),
             "invalid SIDs, constrained": lambda r: str(r["scores"].get("num_invalid", "-")),
             "items / SID uniqueness": lambda r: f"{r['sids']['num_items']} / {r['sids']['uniqueness']:.2%}",
