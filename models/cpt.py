@@ -1,7 +1,7 @@
 """Continued pre-training: teach the language model the SIDs (PLUM 2.2).
 
 reads   corpus (cpt.npz), vocabulary, base
-writes  weights/ (Hugging Face, safetensors), metrics.json; artifacts/progress/cpt.jsonl beside the artifacts
+writes  weights/ (Hugging Face, safetensors), metrics.json, loss.json; artifacts/progress/cpt.jsonl beside the artifacts
 run     python -m models.cpt --params recipes/cpu_tiny.yaml --corpus … --vocabulary … --base= --seed 17 --out …
 
 With a base its model is adopted: a daily increment continues from one CPT checkpoint.
@@ -16,7 +16,7 @@ from models.examples import Examples
 from models.language import LanguageParams, build_language_model, save_language_model
 from models.packing import PROGRESS, LoopParams
 from models.vocabulary import Vocabulary
-from plumline.artifact import copy_payload, write_json
+from plumline.artifact import copy_payload
 from plumline.stage import Params, hash_seed, main
 
 
@@ -36,7 +36,7 @@ def run(params: CptParams, *, corpus: Path, vocabulary: Path, base: Path | None,
     if base is not None:
         copy_payload(base / "cpt", out)
         return
-    from models.training import train
+    from models.training import train, write_metrics
 
     words, examples = Vocabulary.load(vocabulary), Examples.load(corpus / "cpt.npz")
     model = build_language_model(params.model, words, hash_seed(seed, "model"))
@@ -51,7 +51,7 @@ def run(params: CptParams, *, corpus: Path, vocabulary: Path, base: Path | None,
         progress_path=PROGRESS / "cpt.jsonl",
     )
     save_language_model(model, out / "weights")
-    write_json(out / "metrics.json", metrics)
+    write_metrics(out, metrics)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Fine-tuning: prompts → the SIDs of what users took next (PLUM 2.3, eq. 3).
 
 reads   corpus (sft.npz), vocabulary, cpt, base
-writes  weights/ (Hugging Face, safetensors), metrics.json; artifacts/progress/sft.jsonl beside the artifacts
+writes  weights/ (Hugging Face, safetensors), metrics.json, loss.json; artifacts/progress/sft.jsonl beside the artifacts
 run     python -m models.sft --params recipes/cpu_tiny.yaml --corpus … --vocabulary … --cpt … --base= --seed 17 --out …
 
 Without a base: `steps` on all examples, from the CPT checkpoint. With one, the daily increment: `daily_steps` on the
@@ -18,7 +18,7 @@ from models.examples import Examples
 from models.language import check_vocabulary, load_language_model, save_language_model
 from models.packing import PROGRESS, LoopParams
 from models.vocabulary import Vocabulary
-from plumline.artifact import read_manifest, write_json
+from plumline.artifact import read_manifest
 from plumline.errors import MixedReleaseError
 from plumline.stage import Params, hash_seed, main
 
@@ -46,7 +46,7 @@ def run(
     Raises MixedReleaseError if the base was trained from another CPT checkpoint than `cpt`.
     """
     weights = start_weights(params, cpt, base)
-    from models.training import train
+    from models.training import train, write_metrics
 
     words, examples = Vocabulary.load(vocabulary), Examples.load(corpus / "sft.npz")
     model = load_language_model(weights)
@@ -66,7 +66,7 @@ def run(
         progress_path=PROGRESS / "sft.jsonl",
     )
     save_language_model(model, out / "weights")
-    write_json(out / "metrics.json", {**metrics, "start": "previous" if weights.parent != cpt else "cpt"})
+    write_metrics(out, {**metrics, "start": "previous" if weights.parent != cpt else "cpt"})
 
 
 def start_weights(params: SftParams, cpt: Path, base: Path | None) -> Path:

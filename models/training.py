@@ -23,6 +23,7 @@ from tqdm import tqdm
 from models.examples import Examples
 from models.language import pick_device, use_threads
 from models.packing import Batch, Cursor, LoopParams, Rows
+from plumline.artifact import write_json
 from plumline.crash import crash_point
 from plumline.errors import PlumlineError
 
@@ -44,6 +45,12 @@ class TargetLoss(nn.Module):
         hidden_nD = hidden_BTD.flatten(0, 1).index_select(0, source)
         logits_nV = self.model.get_output_embeddings()(hidden_nD).float()
         return functional.cross_entropy(logits_nV, target, reduction="sum")
+
+
+def write_metrics(out: Path, metrics: dict[str, Any]) -> None:
+    """metrics.json, and the loss curve as rows in loss.json, the shape that `dvc plots` draws."""
+    write_json(out / "metrics.json", {name: value for name, value in metrics.items() if name != "loss_curve"})
+    write_json(out / "loss.json", [{"step": step, "loss": loss} for step, loss in metrics["loss_curve"]])
 
 
 def train(

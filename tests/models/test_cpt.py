@@ -45,11 +45,17 @@ def digests(folder: Path) -> dict[str, str]:
 def test_files_left(world: Any, corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(PARAMS, corpus=corpus, vocabulary=world.vocabulary, base=None, seed=1, out=out)
-    names = {"metrics.json", "weights/config.json", "weights/generation_config.json", "weights/model.safetensors"}
+    names = {
+        "loss.json",
+        "metrics.json",
+        "weights/config.json",
+        "weights/generation_config.json",
+        "weights/model.safetensors",
+    }
     assert digests(out).keys() == names
     metrics = read_json(out / "metrics.json")
     assert metrics["steps"] == 4
-    assert [step for step, _ in metrics["loss_curve"]] == [2, 4]
+    assert [row["step"] for row in read_json(out / "loss.json")] == [2, 4]
     assert (tmp_path / "artifacts" / "progress" / "cpt.jsonl").is_file()
     words = Vocabulary.load(world.vocabulary)
     assert load_language_model(out / "weights").get_input_embeddings().num_embeddings == words.size

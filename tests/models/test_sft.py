@@ -60,6 +60,7 @@ def embeddings(folder: Path) -> torch.Tensor:
 def test_first_run(inputs: dict[str, Path], base: Path, tmp_path: Path) -> None:
     names = {p.relative_to(base / "sft").as_posix() for p in list_files(base / "sft")}
     assert names == {
+        "loss.json",
         "metrics.json",
         "weights/config.json",
         "weights/generation_config.json",
