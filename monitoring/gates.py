@@ -35,6 +35,9 @@ class GateParams(Params):
     """Share of unconstrained generations that are no item's SID, above which the model does not speak SIDs."""
     min_uniqueness: float = 0.50
     """Share of items that are alone on their SID before the tie-break digit; less means a collapsed codebook."""
+    popularity_blocks: Literal["always", "once_beaten"] = "always"
+    """When losing to popularity keeps a release out. once_beaten: only if the champion beats it, since otherwise what
+    would go on serving is no better (or nothing at all, for a first release); the alert is raised in any case."""
     max_behind_popularity_se: float = 2.0
     """Standard errors of the difference by which popularity may be ahead and it still counts as noise; 0: none."""
     max_drop_se: float = 2.0
@@ -153,7 +156,7 @@ def judge(
         _at_least(
             "uniqueness", _number(sids_report, "uniqueness"), params.min_uniqueness, "share of items alone on a SID"
         ),
-        *_against_methods(scores, params),
+        *_against_methods(scores, champion_scores, params),
     ]
     if champion_scores is not None:
         checks += [_against_champion(scores, champion_scores, protocol, params) for protocol in PROTOCOLS]
@@ -226,7 +229,14 @@ def _show(value: float | None) -> str:
     return "(no figure)" if value is None else f"{value:.4g}"
 
 
-def _against_methods(scores: Mapping[str, Any], params: GateParams) -> Iterator[Check]:
+def _beats_popularity(scores: Mapping[str, Any] | None, protocol: Protocol) -> bool:
+    recalls = [_number(scores or {}, "methods", name, protocol, "recall@10") for name in ("model", "popularity")]
+    return recalls[0] is not None and recalls[1] is not None and recalls[0] >= recalls[1]
+
+
+def _against_methods(
+    scores: Mapping[str, Any], champion_scores: Mapping[str, Any] | None, params: GateParams
+) -> Iterator[Check]:
     """The simpler-model rule (ML Test Score M5): popularity blocks, a better other method is named."""
     methods = scores.get("methods")
     names = sorted(methods) if isinstance(methods, Mapping) else []
@@ -240,6 +250,8 @@ def _against_methods(scores: Mapping[str, Any], params: GateParams) -> Iterator[
                 limit = rival - params.max_behind_popularity_se * math.hypot(*errors)
                 noise = f" (at least {_show(limit)}: {params.max_behind_popularity_se:g} s.e. are noise)"
             decides = name == "popularity" and protocol == params.protocol
+            if params.popularity_blocks == "once_beaten" and None not in (observed, rival):
+                decides = decides and _beats_popularity(champion_scores, protocol)
             check = _at_least(f"{protocol}/{name}", observed, limit, "", blocking=decides)
             better = f": {name} is better" if observed is not None and rival is not None and observed < rival else ""
             yield replace(check, reason=f"recall@10 {_show(observed)}, {name} {_show(rival)}{noise}{better}")

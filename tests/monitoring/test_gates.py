@@ -92,6 +92,26 @@ def test_popularity_ahead_by_noise_does_not_block(example: ModuleType, behind: f
     assert ("popularity is better" in check.reason) is (behind > 0)
 
 
+@pytest.mark.parametrize(("champion", "passes"), [(None, True), (0.1, True), (0.3, False)])
+def test_once_beaten_popularity_blocks_only_if_the_champion_beats_it(
+    example: ModuleType, champion: float | None, passes: bool
+) -> None:
+    def scored(recall: float) -> dict[str, Any]:
+        scores = example.make_scores(DAY, recall=recall)
+        for name, value in (("model", recall), ("popularity", 0.2)):
+            scores = _change(scores, f"methods|{name}|not_masked|recall@10", value)
+            scores = _change(scores, f"methods|{name}|not_masked|recall@10_se", 0.001)
+        return scores
+
+    params = GateParams(popularity_blocks="once_beaten", max_relative_drop=1.0, max_slice_relative_drop=1.0)
+    before = None if champion is None else scored(champion)
+    verdict = judge(scored(0.1), example.make_sids_report(), before, params)
+    assert verdict.passed is passes
+    check = next(check for check in verdict.checks if check.name == "not_masked/popularity")
+    assert not check.passed
+    assert not judge(scored(0.1), example.make_sids_report(), before, GateParams(max_relative_drop=1.0)).passed
+
+
 @pytest.mark.parametrize(("protocol", "passes"), [("seen_masked", False), ("not_masked", True)])
 def test_protocol_decides_which_recall_blocks(example: ModuleType, protocol: Any, passes: bool) -> None:
     scores = _change(example.make_scores(DAY), "methods|model|seen_masked|recall@10", 0.05)
