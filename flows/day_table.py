@@ -127,7 +127,11 @@ def day_table(home: Path, first: date, traffic: TrafficCheck, report: Path) -> D
 
     entries = [entry for entry in Registry(home).entries() if entry.as_of >= first.isoformat()]
     newest_first = max((n for n, e in enumerate(entries) if e.kind == "bootstrap"), default=0)
-    return DayTable(tuple(row(entry) for entry in entries[newest_first:]), traffic, report)
+    lineage = entries[newest_first : newest_first + 1]
+    for entry in entries[newest_first + 1 :]:  # days of an older lineage are another story
+        if entry.base in {known.release_id for known in lineage}:
+            lineage.append(entry)
+    return DayTable(tuple(row(entry) for entry in lineage), traffic, report)
 
 
 def _figure(figures: dict[str, float], name: str) -> str:
