@@ -25,10 +25,11 @@ from scipy import sparse  # noqa: E402
 from sklearn.cluster import KMeans  # noqa: E402
 from threadpoolctl import threadpool_limits  # noqa: E402
 
-from models.embeddings import EmbeddingsParams, Encoders, Vectors  # noqa: E402
-from models.quantizer import Quantizer, QuantizerParams  # noqa: E402
+from models.embeddings import EmbeddingsParams, Encoders  # noqa: E402
+from models.quantizer import QuantizerParams  # noqa: E402
 from models.quantizer_training import neighbours_of, train  # noqa: E402
 from models.sids import describe_table, extend_table  # noqa: E402
+from models.vectors import Vectors  # noqa: E402
 from plumline.schema import ITEMS, conform  # noqa: E402
 from plumline.stage import load_params, num_cores  # noqa: E402
 from plumline.tables import read_parquet  # noqa: E402
@@ -95,12 +96,12 @@ def describe(codes: np.ndarray, sizes: tuple[int, ...], graph: sparse.csr_array,
 def bench_ours(vectors: Vectors, graph: sparse.csr_array, params: QuantizerParams, seed: int) -> dict[str, Any]:
     """Train and encode with our quantiser."""
     began = time.process_time()
-    trained = train(vectors, graph, params, seed)
+    quantizer = train(vectors, graph, params, seed)
     trained_at = time.process_time()
-    widths = {name: values.shape[1] for name, values in vectors.modalities.items()}
-    codes = Quantizer(widths, params.codebooks, trained.weights).encode(vectors)
+    codes = quantizer.encode(vectors)
     encoded_at = time.process_time()
-    unexplained = float(np.mean(list(trained.reconstruction.values())))
+    errors = quantizer.squared_errors(vectors, codes)
+    unexplained = float(np.mean([value / vectors.masks[name].sum() for name, value in errors.items()]))
     return describe(codes, params.codebooks, graph, seed) | {
         "unexplained": unexplained,
         "train_seconds": trained_at - began,

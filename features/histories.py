@@ -261,5 +261,12 @@ def read_pairs(folder: Path) -> pa.Table:
     return read_parquet(folder / "pairs.parquet")
 
 
+def item_counts(folder: Path) -> dict[str, float]:
+    """item_id → how often it stands in the histories: its traffic, for what is weighted by it."""
+    lists = read_histories(folder).column("item_ids").combine_chunks()
+    counted = pc.value_counts(pc.list_flatten(lists))
+    return {row["values"]: float(row["counts"]) for row in counted.to_pylist()}
+
+
 if __name__ == "__main__":
     main(run, section="histories")

@@ -1,15 +1,16 @@
 """Item content → one vector a modality.
 
 reads   catalog: items; base: its fitted encoders and its SID table
-writes  vectors.safetensors (`<modality>` (N, d) float32, `<modality>.mask` (N,) bool), item_ids.parquet, encoder/
+writes  vectors.parquet (`models.vectors`: a column a modality, null where the item lacks it), encoder/
 run     python -m models.embeddings --params recipes/cpu_tiny.yaml --catalog artifacts/catalog --base= --out …
 
-Modalities: `text` (title, description, channel and topics as one text), `tags` (channel and topics as they are, for
-what a word splitter would tear), and every `emb_*` column. One that no item has is left out; an item that lacks one
-has mask False and a zero vector. With a base, the base's encoders embed the items that its SID table lacks.
+Modalities: a text one for every text encoder of the recipe (title, description, channel and topics as one text), `tags`
+(channel and topics as they are, for what a word splitter would tear), and every `emb_*` column. One that no item has is
+left out; an item that lacks one has mask False and a zero vector. With a base, the base's encoders embed the items that
+its SID table lacks.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from pydantic import Field
 
 from models.sid_table import SidTable
 from models.text_encoders import HuggingFaceEncoder, TfidfSvd, load_encoder, terms_of
+from models.vectors import BLOCK, Vectors, VectorWriter
 from plumline import artifact, tables
-from plumline.errors import CorruptArtifactError, InputError, MissingArtifactError
+from plumline.errors import InputError
 from plumline.schema import DESCRIBING
 from plumline.stage import Params, main
 
@@ -31,8 +33,9 @@ Encoder = TfidfSvd | HuggingFaceEncoder
 
 
 class EmbeddingsParams(Params):
-    text_encoder: str = TFIDF_SVD
-    """`tfidf_svd`, or a Hugging Face id or local folder of an encoder (mean pooling, unit length)."""
+    text_encoders: tuple[str, ...] = (TFIDF_SVD,)
+    """Each a modality of its own: `tfidf_svd` (modality `text`), `minilm` (the weights that plumline[minilm] installs,
+    modality `text_minilm`), a Hugging Face id or a local folder (mean pooling, unit length, `text_<last part>`)."""
     text_dimensions: int = Field(default=64, ge=1)
     """Most SVD dimensions of a TF-IDF vector; a small corpus has fewer. A Hugging Face encoder has its own."""
     text_signs: int = Field(default=16, ge=8, multiple_of=8)
@@ -44,55 +47,11 @@ class EmbeddingsParams(Params):
 
 
 @dataclass(frozen=True)
-class Vectors:
-    """Vectors of items. N items, a modality's width d.
-
-    item_ids: N ids. modalities: name → (N, d) float32. masks: name → (N,) bool, False where the item lacks it (zeros).
-    """
-
-    item_ids: list[str]
-    modalities: dict[str, np.ndarray]
-    masks: dict[str, np.ndarray]
-
-    def take(self, rows: np.ndarray) -> "Vectors":
-        """Some rows, in the order given. rows: (n,) integers."""
-        return Vectors(
-            [self.item_ids[row] for row in rows],
-            {name: values[rows] for name, values in self.modalities.items()},
-            {name: mask[rows] for name, mask in self.masks.items()},
-        )
-
-    def save(self, folder: Path) -> None:
-        """Write vectors.safetensors and item_ids.parquet."""
-        from safetensors.numpy import save_file
-
-        arrays = {name: np.ascontiguousarray(values) for name, values in self.modalities.items()}
-        save_file(arrays | {f"{name}.mask": mask for name, mask in self.masks.items()}, folder / "vectors.safetensors")
-        tables.write_parquet(folder / "item_ids.parquet", pa.table({"item_id": pa.array(self.item_ids, pa.string())}))
-
-    @classmethod
-    def load(cls, folder: Path) -> "Vectors":
-        """Read an embeddings artifact. Raises MissingArtifactError or CorruptArtifactError."""
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
-        path = folder / "vectors.safetensors"
-        if not path.is_file():
-            raise MissingArtifactError(f"{path}: no such file; run the stage embeddings")
-        try:
-            arrays = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise CorruptArtifactError(f"{path}: unreadable ({error}); run the stage embeddings again") from None
-        names = sorted(name for name in arrays if not name.endswith(".mask"))
-        item_ids = tables.column(tables.read_parquet(folder / "item_ids.parquet"), "item_id")
-        return cls(item_ids, {name: arrays[name] for name in names}, {name: arrays[f"{name}.mask"] for name in names})
-
-
-@dataclass(frozen=True)
 class Encoders:
     """The fitted encoders of a catalogue.
 
-    fitted: `text` and `tags` → encoder, where the catalogue had such values. columns: `emb_*` column → its width.
+    fitted: modality → encoder, where the catalogue had such values; `tags` reads channel and topics, the others text.
+    columns: `emb_*` column → its width.
     """
 
     fitted: Mapping[str, Encoder]
@@ -104,12 +63,11 @@ class Encoders:
         fitted: dict[str, Encoder] = {}
         # Without any title or description the text would only repeat the tags.
         if _has_values(items, "title") or _has_values(items, "description"):
-            if params.text_encoder == TFIDF_SVD:
-                documents = [terms_of(text) for text in _texts(items)]
-                if any(documents):
+            for encoder in params.text_encoders:
+                if encoder != TFIDF_SVD:
+                    fitted[text_modality(encoder)] = HuggingFaceEncoder(encoder, params.text_tokens).identified()
+                elif any(documents := [terms_of(text) for text in _texts(items)]):
                     fitted[TEXT] = _fit_terms(documents, params)
-            else:
-                fitted[TEXT] = HuggingFaceEncoder(params.text_encoder, params.text_tokens).identified()
         if any(tags := _tags(items)):
             fitted[TAGS] = _fit_terms(tags, params)
         columns = {}
@@ -128,25 +86,26 @@ class Encoders:
         """Embed a table with ITEMS columns, any number of rows. Raises InputError naming the item of a bad vector."""
         modalities: dict[str, np.ndarray] = {}
         masks: dict[str, np.ndarray] = {}
-        if TEXT in self.fitted:
-            modalities[TEXT] = self._embed_text(items)
-        if TAGS in self.fitted:
-            modalities[TAGS] = self.fitted[TAGS].encode(_tags(items))  # type: ignore[arg-type]
+        for name, encoder in self.fitted.items():
+            if name == TAGS:
+                modalities[name] = encoder.encode(_tags(items))  # type: ignore[arg-type]
+            else:
+                modalities[name] = _embed_text(encoder, items)
         for name, values in modalities.items():
             masks[name] = np.asarray(values.any(axis=1), bool)
         for name, width in self.columns.items():
             modalities[name], masks[name] = _embedding_column(items, name, width)
         return Vectors(tables.column(items, "item_id"), modalities, masks)
 
-    def _embed_text(self, items: pa.Table) -> np.ndarray:
-        encoder, texts = self.fitted[TEXT], _texts(items)
-        if isinstance(encoder, TfidfSvd):
-            return encoder.encode([terms_of(text) for text in texts])
-        rows = [row for row, text in enumerate(texts) if text]
-        out = np.zeros((len(texts), encoder.dimensions), np.float32)
-        if rows:
-            out[rows] = encoder.encode([texts[row] for row in rows])
-        return out
+    def embed_blocks(self, items: pa.Table) -> Iterator[Vectors]:
+        """Embed a large table block by block."""
+        for start in range(0, items.num_rows, BLOCK):
+            yield self.embed(items.slice(start, BLOCK))
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Modality → d."""
+        return {name: encoder.dimensions for name, encoder in self.fitted.items()} | dict(self.columns)
 
     def save(self, folder: Path) -> None:
         """Write config.json and each encoder's files (no pickle)."""
@@ -177,7 +136,25 @@ def run(params: EmbeddingsParams, *, catalog: Path, base: Path | None, out: Path
         encoders = Encoders.load(out / "encoder")
         known = pa.array(SidTable.load(base / "sids").item_ids, pa.string())
         items = items.filter(pc.invert(pc.is_in(items.column("item_id"), value_set=known)))
-    encoders.embed(items).save(out)
+    with VectorWriter(out, encoders.widths) as writer:
+        for block in encoders.embed_blocks(items):
+            writer.write(block)
+
+
+def text_modality(encoder: str) -> str:
+    """Name of the modality that a text encoder makes."""
+    return TEXT if encoder == TFIDF_SVD else f"{TEXT}_{Path(encoder).name}"
+
+
+def _embed_text(encoder: Encoder, items: pa.Table) -> np.ndarray:
+    texts = _texts(items)
+    if isinstance(encoder, TfidfSvd):
+        return encoder.encode([terms_of(text) for text in texts])
+    rows = [row for row, text in enumerate(texts) if text]
+    out = np.zeros((len(texts), encoder.dimensions), np.float32)
+    if rows:
+        out[rows] = encoder.encode([texts[row] for row in rows])
+    return out
 
 
 def _fit_terms(documents: list[list[str]], params: EmbeddingsParams) -> TfidfSvd:

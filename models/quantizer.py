@@ -1,73 +1,121 @@
-"""Train the residual quantiser that turns vectors into SIDs.
+"""Train the quantiser that turns vectors into SIDs.
 
-reads   embeddings; histories: co-occurrence pairs; base: its quantizer, adopted as it is
-writes  model.safetensors, config.json, report.json (per level usage, perplexity, gini; reconstruction per modality)
-run     python -m models.quantizer --params recipes/cpu_tiny.yaml --embeddings … --histories … --base= --seed 17 --out …
+reads   embeddings; histories: co-occurrence pairs; base: its quantizer, adopted as it is; previous: the release whose
+        names of codes a retraining keeps (`models.sid_alignment`)
+writes  model.safetensors, config.json, report.json (per level usage, perplexity, gini; reconstruction per modality),
+        alignment.json (with previous: how the codes were renamed)
+run     python -m models.quantizer --params recipes/cpu_tiny.yaml --embeddings … --histories … --base= --previous= \\
+            --seed 17 --out artifacts/quantizer
+
+Two kinds behind one reader: `rqvae` (SID-v2 of PLUM 2.1, and TIGER's RQ-VAE with its switches off) and `rq_kmeans`
+(principal components, then k-means of the residuals: no network, no co-occurrence; the strongest simple rival).
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field
 
-from models.embeddings import Vectors
-from models.sid_table import describe_levels
+from models.assignment import Assigner, Layer, bits_for, exponent_for, in_threads, to_fixed
+from models.sid_table import SidTable, describe_levels
+from models.vectors import VectorFile, Vectors
 from plumline import artifact
 from plumline.errors import CorruptArtifactError, InputError, MissingArtifactError, RefusedError
-from plumline.stage import Params, main, say
+from plumline.stage import Params, main, num_cores, say
 
 if TYPE_CHECKING:
-    from models.quantizer_training import Trained
+    import pyarrow as pa
 
-_CHUNK = 512
+_HEADROOM = 4.0
+"""How much further than on the training corpus a value may reach before it is clipped."""
 
 
 class QuantizerParams(Params):
-    codebooks: tuple[int, ...] = Field(default=(256, 128, 64), min_length=1)
-    """Codes of each level, falling (PLUM: 2048 / 2^(level-1))."""
+    """How vectors become codes. What is marked (rqvae) has no part in `rq_kmeans`."""
+
+    kind: Literal["rqvae", "rq_kmeans"] = "rqvae"
+    """`rqvae`: trained encoders, one a modality; `rq_kmeans`: principal components and k-means of the residuals."""
+    modalities: tuple[str, ...] | None = None
+    """Modalities that are fused; null: all that the embeddings have. One alone is TIGER's single embedding."""
+    codebooks: tuple[int, ...] = Field(default=(2048, 1024, 512), min_length=1)
+    """Codes of each level; falling (PLUM 2.1.2: 2048 / 2^(level-1)) or all alike (TIGER)."""
     latent_dimensions: int = Field(default=64, ge=1)
     """Width of z and of a code."""
     hidden: int = Field(default=256, ge=1)
-    """Width of the hidden layer of each encoder and decoder."""
+    """(rqvae) Width of the hidden layer of each encoder and decoder."""
     steps: int = Field(default=600, ge=0)
-    """Optimizer steps with quantisation; with warmup_steps the only knobs that change cost."""
+    """(rqvae) Optimizer steps with quantisation; with warmup_steps the only knobs that change cost."""
     warmup_steps: int = Field(default=200, ge=0)
-    """Steps before them without quantisation, so that k-means starts the codebooks on latents that mean something."""
+    """(rqvae) Steps before them without quantisation, so that k-means starts on latents that mean something."""
     batch_size: int = Field(default=256, ge=1)
-    """Items a step; their co-occurring partners come on top."""
+    """(rqvae) Items a step; their co-occurring partners come on top."""
+    max_items: int = Field(default=262_144, ge=1)
+    """Items that are trained on; of a larger catalogue half are drawn at random and half are their partners."""
     learning_rate: float = Field(default=3e-3, gt=0)
-    """Peak rate of Adam; it falls to zero along a cosine."""
+    """(rqvae) Peak rate of Adam; it falls to zero along a cosine."""
     beta: float = Field(default=0.25, ge=0)
-    """Commitment weight in L_rq."""
+    """(rqvae) Commitment weight in L_rq."""
     contrastive_weight: float = Field(default=0.3, ge=0)
-    """Weight of the co-occurrence loss; 0: SIDs from content alone."""
+    """(rqvae) Weight of the co-occurrence loss; 0: SIDs from content alone."""
     temperature: float = Field(default=0.1, gt=0)
-    """Temperature of the co-occurrence loss."""
+    """(rqvae) Temperature of the co-occurrence loss."""
     neighbours: int = Field(default=32, ge=1)
-    """Most frequent partners kept of each item: its positives, and never its negatives."""
+    """(rqvae) Most frequent partners kept of each item: its positives, and never its negatives."""
     progressive_masking: bool = True
-    """Reconstruct from the first r levels, r drawn for every batch; False: always from all."""
+    """(rqvae) Reconstruct from the first r levels, r drawn for every batch; False: always from all."""
+    gradient: Literal["straight_through", "rotation"] = "straight_through"
+    """(rqvae) How gradients pass the quantiser: copied, or turned by the angle between z and its code."""
+    codebook_update: Literal["gradient", "ema"] = "gradient"
+    """(rqvae) Codes learn by L_rq, or are moving averages of the residuals that chose them."""
+    ema_decay: float = Field(default=0.99, gt=0, lt=1)
+    """(rqvae) What a moving average keeps of itself a step."""
     revive_every: int = Field(default=100, ge=1)
-    """Steps after which codes that no item of these steps chose move onto items that are badly quantised."""
+    """(rqvae) Steps after which codes that no item chose move onto items that are badly quantised."""
     usage_floor: float = Field(default=0.5, ge=0, le=1)
     """Least share of codes of each level in use; less is a collapse and refused."""
+    perplexity_floor: float = Field(default=0.2, ge=0, le=1)
+    """Least perplexity of each level as a share of its codes; less is a collapse and refused."""
 
 
 @dataclass(frozen=True)
 class Quantizer:
     """A frozen quantiser. M modalities of widths D; H hidden, Z latent, L levels of K codes.
 
-    modalities: name → D, in the order of the encoders. codebooks: K of each level. weights: the arrays of
-    model.safetensors. digest: sha256 over both files; equal digests give equal SIDs.
+    kind: "rqvae" or "rq_kmeans". modalities: name → D, in the order of the encoders. codebooks: K of each level.
+    exponents: fixed-point exponents of input, hidden, modality and latent values (`models.assignment`). weights: the
+    arrays of model.safetensors. digest: sha256 over both files; equal digests give equal SIDs.
     """
 
+    kind: str
     modalities: dict[str, int]
     codebooks: tuple[int, ...]
+    exponents: dict[str, int]
     weights: dict[str, np.ndarray]
     digest: str = ""
+
+    @classmethod
+    def freeze(
+        cls,
+        kind: str,
+        modalities: dict[str, int],
+        codebooks: tuple[int, ...],
+        weights: dict[str, np.ndarray],
+        largest: dict[str, float],
+    ) -> "Quantizer":
+        """Choose fixed-point exponents. largest: input, hidden, modality, latent → largest |value| on the corpus."""
+        bits = cls._bits(weights)
+        exponents = {name: exponent_for(value, bits, _HEADROOM) for name, value in largest.items()}
+        return cls(kind, modalities, codebooks, exponents, weights)
+
+    @staticmethod
+    def _bits(weights: dict[str, np.ndarray]) -> int:
+        # Residuals of later levels reach further than z, by less than 4.
+        widths = [values.shape[1] for values in weights.values() if values.ndim == 2]
+        return bits_for(4 * max(widths))
 
     @classmethod
     def load(cls, folder: Path) -> "Quantizer":
@@ -83,118 +131,216 @@ class Quantizer:
         except (SafetensorError, OSError) as error:
             raise CorruptArtifactError(f"{path}: unreadable ({error}); run the stage quantizer again") from None
         digest = artifact.sha256_json([config, artifact.sha256_file(path)])
-        return cls(dict(config["modalities"]), tuple(config["codebooks"]), weights, digest)
+        try:
+            modalities, codebooks = dict(config["modalities"]), tuple(config["codebooks"])
+            return cls(config["kind"], modalities, codebooks, config["exponents"], weights, digest)
+        except KeyError as error:
+            raise CorruptArtifactError(
+                f"{folder / 'config.json'}: no {error}; it is of another version of Plumline: run plumline retrain-sids"
+            ) from None
+
+    def save(self, folder: Path) -> None:
+        """Write model.safetensors and config.json."""
+        from safetensors.numpy import save_file
+
+        save_file(self.weights, folder / "model.safetensors")
+        about = {"kind": self.kind, "codebooks": list(self.codebooks), "exponents": self.exponents}
+        artifact.write_json(folder / "config.json", {**about, "modalities": [list(m) for m in self.modalities.items()]})
 
     @cached_property
-    def _exact(self) -> dict[str, np.ndarray]:
-        return {name: values.astype(np.float64) for name, values in self.weights.items()}
+    def assigner(self) -> Assigner:
+        """The arithmetic of this quantiser."""
+        weights, bits, at = self.weights, self._bits(self.weights), self.exponents
+
+        def layer(name: str, entering: str, leaving: str, relu: bool = False) -> Layer:
+            weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+            return Layer.of(weight, bias, entering=at[entering], leaving=at[leaving], relu=relu, bits=bits)
+
+        places = range(len(self.modalities))
+        encoders: list[list[Layer]] = [[] for _ in places]
+        if self.kind == "rqvae":
+            encoders = [
+                [
+                    layer(f"encoders.{place}.0", "input", "hidden", relu=True),
+                    layer(f"encoders.{place}.2", "hidden", "modality"),
+                ]
+                for place in places
+            ]
+        return Assigner(
+            means=[weights[f"mean.{place}"] for place in places],
+            scales=[float(weights[f"scale.{place}"][0]) for place in places],
+            input_exponent=at["input"],
+            bits=bits,
+            encoders=encoders,
+            project=layer("project", "modality" if self.kind == "rqvae" else "input", "latent"),
+            codebooks=[to_fixed(weights[f"codebooks.{i}"], at["latent"], bits) for i in range(len(self.codebooks))],
+            latent_exponent=at["latent"],
+        )
 
     def latents(self, vectors: Vectors) -> np.ndarray:
         """z of items. Returns (N, Z) float64. Raises InputError if the vectors are not what it was trained on."""
-        check_vectors(vectors, self.modalities)
-        weights, num_items = self._exact, len(vectors.item_ids)
-        out = np.empty((num_items, len(weights["project.bias"])))
-        for start in range(0, num_items, _CHUNK):
-            rows = slice(start, start + _CHUNK)
-            parts = []
-            for place, name in enumerate(self.modalities):
-                x = (vectors.modalities[name][rows] - weights[f"mean.{place}"]) * weights[f"scale.{place}"]
-                for layer in (0, 2):
-                    x = _affine(
-                        x, weights[f"encoders.{place}.{layer}.weight"], weights[f"encoders.{place}.{layer}.bias"]
-                    )
-                    x = np.maximum(x, 0) if layer == 0 else x
-                parts.append(x * vectors.masks[name][rows, None])
-            out[rows] = _affine(np.concatenate(parts, axis=1), weights["project.weight"], weights["project.bias"])
-        return out
+        inputs, masks = self._arrays(vectors)
+        return np.ldexp(self.assigner.latents(inputs, masks), -self.exponents["latent"])
 
     def encode(self, vectors: Vectors) -> np.ndarray:
         """Codes of items, nearest code at every level, lower code on a tie. Returns (N, L) int64.
 
-        Bit-identical whatever the batch, its order, the threads or the machine: everything is element-wise float64
-        arithmetic in a fixed order, no BLAS and no reduction.
+        Bit-identical whatever the batch, its order, the threads or the machine (`models.assignment`).
         """
-        z_NZ = self.latents(vectors)
-        codes = np.zeros((len(z_NZ), len(self.codebooks)), np.int64)
-        for start in range(0, len(z_NZ), _CHUNK):
-            residual = z_NZ[start : start + _CHUNK]
-            for level in range(len(self.codebooks)):
-                codebook_KZ = self._exact[f"codebooks.{level}"]
-                distance = np.zeros((len(residual), len(codebook_KZ)))
-                for axis in range(codebook_KZ.shape[1]):
-                    distance += (residual[:, axis, None] - codebook_KZ[:, axis]) ** 2
-                chosen = distance.argmin(axis=1)
-                codes[start : start + _CHUNK, level] = chosen
-                residual = residual - codebook_KZ[chosen]
-        return codes
+        return self.assigner.assign(*self._arrays(vectors))
 
+    def encode_blocks(
+        self, blocks: Iterable[Vectors], num_threads: int | None = None
+    ) -> Iterator[tuple[Vectors, np.ndarray]]:
+        """Blocks as they come and their codes, (n, L) int64 each, computed on threads (None: one a core)."""
+        return in_threads(lambda block: (block, self.encode(block)), blocks, num_threads or num_cores())
 
-def _affine(x_NI: np.ndarray, weight_OI: np.ndarray, bias_O: np.ndarray) -> np.ndarray:
-    out = np.tile(bias_O, (len(x_NI), 1))
-    for column in range(weight_OI.shape[1]):
-        out += x_NI[:, column, None] * weight_OI[:, column]
-    return out
+    def quantised(self, codes: np.ndarray, num_levels: int | None = None) -> np.ndarray:
+        """Sum of the codes of the first levels (None: all). codes: (N, L). Returns (N, Z) float32."""
+        chosen = [self.weights[f"codebooks.{level}"][codes[:, level]] for level in range(codes.shape[1])]
+        return np.sum(chosen[:num_levels], axis=0)
+
+    def reconstruct(self, codes: np.ndarray, num_levels: int | None = None) -> dict[str, np.ndarray]:
+        """Modality → (N, D) float32 in the normalised space. codes: (N, L)."""
+        z, weights, out = self.quantised(codes, num_levels), self.weights, {}
+        if self.kind == "rq_kmeans":
+            joined, start = z @ weights["project.weight"], 0
+            for name, width in self.modalities.items():
+                out[name] = joined[:, start : start + width]
+                start += width
+            return out
+        for place, name in enumerate(self.modalities):
+            hidden = z @ weights[f"decoders.{place}.0.weight"].T + weights[f"decoders.{place}.0.bias"]
+            np.maximum(hidden, 0, out=hidden)
+            out[name] = hidden @ weights[f"decoders.{place}.2.weight"].T + weights[f"decoders.{place}.2.bias"]
+        return out
+
+    def squared_errors(self, vectors: Vectors, codes: np.ndarray, num_levels: int | None = None) -> dict[str, float]:
+        """Modality → Σ ‖x − x̂‖² over the items that have it, inputs normalised (so 1 an item is its variance)."""
+        sums, reconstructed = {}, self.reconstruct(codes, num_levels)
+        for place, name in enumerate(self.modalities):
+            mask = vectors.masks[name]
+            x = (vectors.modalities[name][mask] - self.weights[f"mean.{place}"]) * self.weights[f"scale.{place}"]
+            sums[name] = float(np.square(x - reconstructed[name][mask]).sum(dtype=np.float64))
+        return sums
+
+    def renamed(self, names: list[np.ndarray]) -> "Quantizer":
+        """The same quantiser with code c of level l called names[l][c]. names: L permutations, (K,) integers."""
+        weights = dict(self.weights)
+        for level, new in enumerate(names):
+            weights[f"codebooks.{level}"] = np.empty_like(weights[f"codebooks.{level}"])
+            weights[f"codebooks.{level}"][new] = self.weights[f"codebooks.{level}"]
+        return replace(self, weights=weights, digest="")
+
+    def _arrays(self, vectors: Vectors) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        check_vectors(vectors, self.modalities)
+        return [vectors.modalities[n] for n in self.modalities], [vectors.masks[n] for n in self.modalities]
 
 
 def check_vectors(vectors: Vectors, modalities: dict[str, int]) -> None:
-    """Raises InputError if names or widths differ from `modalities`, or naming the item whose vector is not finite."""
-    found = {name: values.shape[1] for name, values in vectors.modalities.items()}
-    if found != modalities:
+    """Raises InputError if `modalities` are not among the vectors, or naming the item whose vector is not finite."""
+    found = vectors.widths
+    if any(found.get(name) != width for name, width in modalities.items()):
         raise InputError(
             f"embeddings: modalities {found} where the quantizer knows {modalities}; "
             "embed with the encoders of its own release, or train a new quantizer"
         )
-    for name, values in vectors.modalities.items():
+    for name in modalities:
+        values = vectors.modalities[name]
+        if np.isfinite(values.sum(dtype=np.float64)):  # one pass; a sum of finite float32 cannot overflow a float64
+            continue
         bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-        if len(bad):
-            raise InputError(
-                f"embeddings: item {vectors.item_ids[bad[0]]!r}: {name} is not finite ({len(bad)} such items); "
-                "mend the column or the text encoder and embed again"
-            )
+        raise InputError(
+            f"embeddings: item {vectors.item_ids[bad[0]]!r}: {name} is not finite ({len(bad)} such items); "
+            "mend the column or the text encoder and embed again"
+        )
 
 
-def run(params: QuantizerParams, *, embeddings: Path, histories: Path, base: Path | None, seed: int, out: Path) -> None:
-    """Train on the vectors and pairs, or adopt the base's quantizer."""
+def run(
+    params: QuantizerParams,
+    *,
+    embeddings: Path,
+    histories: Path,
+    base: Path | None,
+    previous: Path | None,
+    seed: int,
+    out: Path,
+) -> None:
+    """Train on the vectors and pairs, or adopt the base's quantizer. Raises RefusedError if the codes collapsed."""
     if base is not None:
         artifact.copy_payload(base / "quantizer", out)
         return
     from features.histories import read_pairs
-    from models.quantizer_training import neighbours_of, train
 
-    vectors = Vectors.load(embeddings)
-    pairs = neighbours_of(read_pairs(histories), vectors.item_ids, params.neighbours)
-    save(train(vectors, pairs, params, seed), params, vectors, out)
+    file = VectorFile(embeddings)
+    quantizer = fit(file, read_pairs(histories), params, seed)
+    codes, reconstruction = measure(quantizer, file)
+    if previous is not None:
+        from models.sid_alignment import align
 
-
-def save(trained: "Trained", params: QuantizerParams, vectors: Vectors, out: Path) -> None:
-    """Write the artifact of a trained quantiser. Raises RefusedError if its codes on `vectors` have collapsed."""
-    from safetensors.numpy import save_file
-
-    save_file(trained.weights, out / "model.safetensors")
-    modalities = [[name, values.shape[1]] for name, values in vectors.modalities.items()]
-    artifact.write_json(out / "config.json", {"modalities": modalities, "codebooks": list(params.codebooks)})
-    levels = describe_levels(Quantizer.load(out).encode(vectors), params.codebooks)
-    report = {"num_items": len(vectors.item_ids), "levels": levels, "reconstruction": trained.reconstruction}
+        names = align(SidTable.load(previous / "sids"), file.item_ids(), codes, quantizer.codebooks)
+        quantizer = quantizer.renamed(names)
+        codes = np.stack([new[codes[:, level]] for level, new in enumerate(names)], axis=1)
+        artifact.write_json(out / "alignment.json", {"names": [new.tolist() for new in names]})
+    quantizer.save(out)
+    report: dict[str, Any] = {
+        "num_items": file.num_items,
+        "levels": describe_levels(codes, quantizer.codebooks),
+        "reconstruction": reconstruction,
+    }
     artifact.write_json(out / "report.json", report)
-    summary = ", ".join(f"{level['used']}/{level['size']}" for level in levels)
-    say(f"quantizer: codes in use {summary}; unexplained variance {trained.reconstruction}")
+    summary = ", ".join(f"{level['used']}/{level['size']}" for level in report["levels"])
+    say(f"quantizer: codes in use {summary}; unexplained variance {reconstruction}")
     refuse_collapse(report, params)
 
 
+def fit(file: VectorFile, pairs: "pa.Table", params: QuantizerParams, seed: int) -> Quantizer:
+    """A quantiser of either kind, from at most max_items of the file's items. pairs: PAIRS rows."""
+    from models.quantizer_training import neighbours_of, sample_rows, train
+
+    item_ids = file.item_ids()
+    neighbours = neighbours_of(pairs, item_ids, params.neighbours)
+    rows = sample_rows(neighbours, params.max_items, seed)
+    vectors = file.take(rows)
+    if params.modalities is not None:
+        vectors = vectors.select(sorted(params.modalities))
+    if params.kind == "rq_kmeans":
+        from models.rq_kmeans import train as train_kmeans
+
+        return train_kmeans(vectors, params, seed)
+    if len(rows) < len(item_ids):
+        neighbours = neighbours[rows][:, rows]
+    return train(vectors, neighbours, params, seed)
+
+
+def measure(quantizer: Quantizer, file: VectorFile) -> tuple[np.ndarray, dict[str, float]]:
+    """Codes of all items, (N, L) int64, and modality → share of its variance that they leave unexplained."""
+    codes, sums, counts = [], dict.fromkeys(quantizer.modalities, 0.0), dict.fromkeys(quantizer.modalities, 0)
+    for block, part in quantizer.encode_blocks(file.blocks()):
+        codes.append(part)
+        for name, value in quantizer.squared_errors(block, part).items():
+            sums[name] += value
+            counts[name] += int(block.masks[name].sum())
+    unexplained = {name: round(sums[name] / max(counts[name], 1), 6) for name in sums}
+    return np.concatenate([np.zeros((0, len(quantizer.codebooks)), np.int64), *codes]), unexplained
+
+
 def refuse_collapse(report: dict[str, Any], params: QuantizerParams) -> None:
-    """Raises RefusedError with the numbers if a level uses less than usage_floor of its codes.
+    """Raises RefusedError with the numbers if a level's usage or perplexity is below the recipe's floor.
 
     A corpus of less than four items a code of the largest codebook is not judged: it cannot fill the codes.
     """
     if report["num_items"] < 4 * max(params.codebooks):
         return
     for number, level in enumerate(report["levels"], start=1):
-        if level["usage"] < params.usage_floor:
+        evenness = level["perplexity"] / level["size"]
+        if level["usage"] < params.usage_floor or evenness < params.perplexity_floor:
             raise RefusedError(
                 f"quantizer: level {number} uses {level['used']} of {level['size']} codes "
-                f"(usage {level['usage']:.2f}, floor {params.usage_floor}; perplexity {level['perplexity']:.1f}) for "
-                f"{report['num_items']} items; give items more to tell them apart, or try smaller quantizer.codebooks, "
-                "a lower learning_rate, or a lower contrastive_weight"
+                f"(usage {level['usage']:.2f}, floor {params.usage_floor}; perplexity {level['perplexity']:.1f}, "
+                f"floor {params.perplexity_floor * level['size']:.1f}) for {report['num_items']} items; give items "
+                "more to tell them apart, or try smaller quantizer.codebooks, a lower learning_rate, a lower "
+                "contrastive_weight, or kind rq_kmeans"
             )
 
 

@@ -1,4 +1,4 @@
-"""The training loop of the residual quantiser: arrays in, weights out. Small nets, so one thread of a CPU."""
+"""The training loop of the residual quantiser: arrays in, a frozen quantiser out. Small nets: one thread of a CPU."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,21 +11,12 @@ from scipy import sparse
 from torch import Tensor
 from tqdm import tqdm
 
-from models.embeddings import Vectors
-from models.quantizer import QuantizerParams, check_vectors
+from models.codebooks import ExponentialMovingAverage, revive_codes, start_codebooks
+from models.quantizer import Quantizer, QuantizerParams, check_vectors
 from models.rqvae import Rqvae, contrastive_loss, reconstruction_losses
+from models.vectors import Vectors
 from plumline.errors import InputError, RefusedError
 from plumline.stage import hash_seed
-
-_KMEANS_ITEMS = 65_536
-
-
-@dataclass(frozen=True)
-class Trained:
-    """weights: what model.safetensors holds. reconstruction: modality → share of its variance left unexplained."""
-
-    weights: dict[str, np.ndarray]
-    reconstruction: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -39,8 +30,13 @@ class Corpus:
     inputs: list[Tensor]
     masks: list[Tensor]
     means: list[np.ndarray]
-    scales: list[np.ndarray]
+    scales: list[float]
     neighbours: sparse.csr_array
+
+    @property
+    def num_items(self) -> int:
+        """N."""
+        return len(self.masks[0])
 
     def batch(self, rows: np.ndarray) -> tuple[list[Tensor], list[Tensor]]:
         """Inputs and masks of some rows."""
@@ -69,25 +65,48 @@ def neighbours_of(pairs: pa.Table, item_ids: list[str], num_neighbours: int) -> 
     return sparse.csr_array(one_way.maximum(one_way.T))
 
 
-def train(vectors: Vectors, neighbours: sparse.csr_array, params: QuantizerParams, seed: int) -> Trained:
-    """Train a quantiser. neighbours: (N, N) co-occurrence counts. Deterministic for one machine and seed.
+def sample_rows(neighbours: sparse.csr_array, max_items: int, seed: int) -> np.ndarray:
+    """Rows to train on, ascending, (≤ max_items,) int64: all of them, or half at random and half their partners.
+
+    A random sample alone would lose most pairs, since both ends must be drawn. Partners come by co-occurrence with the
+    random half, most often first; where they do not suffice, random rows fill up.
+    """
+    num_items = neighbours.shape[0]
+    if num_items <= max_items:
+        return np.arange(num_items)
+    order = np.random.default_rng(hash_seed("quantizer", "sample", seed)).permutation(num_items)
+    drawn = np.zeros(num_items, bool)
+    drawn[order[: max_items // 2]] = True
+    weight = neighbours.T @ drawn.astype(np.float64)
+    weight[drawn] = 0.0
+    partners = np.lexsort((np.arange(num_items), -weight))[: max_items - max_items // 2]
+    drawn[partners[weight[partners] > 0]] = True
+    rest = order[~drawn[order]][: max_items - int(drawn.sum())]
+    drawn[rest] = True
+    return np.flatnonzero(drawn)
+
+
+def train(vectors: Vectors, neighbours: sparse.csr_array, params: QuantizerParams, seed: int) -> Quantizer:
+    """Train a residual quantiser. neighbours: (N, N) co-occurrence counts. Deterministic for one machine and seed.
 
     Raises InputError for an empty corpus or a vector that is not finite, RefusedError if the loss leaves the numbers.
     """
     if not vectors.item_ids:
         raise InputError("embeddings: no items to train a quantizer on; land items first")
-    check_vectors(vectors, {name: values.shape[1] for name, values in vectors.modalities.items()})
+    check_vectors(vectors, vectors.widths)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # faster at this size, and the sums do not depend on the machine's load
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(hash_seed("quantizer", seed))
-            return _train(_corpus(vectors, neighbours), list(vectors.modalities), params, seed)
+            corpus = normalise(vectors, neighbours)
+            model = _train(corpus, params, seed)
+            return _freeze(model, corpus, vectors.widths, params)
     finally:
         torch.set_num_threads(threads)
 
 
-def _train(corpus: Corpus, names: list[str], params: QuantizerParams, seed: int) -> Trained:
+def _train(corpus: Corpus, params: QuantizerParams, seed: int) -> Rqvae:
     generator = np.random.default_rng(hash_seed("quantizer", "batches", seed))
     model = Rqvae(
         [values.shape[1] for values in corpus.inputs],
@@ -95,17 +114,20 @@ def _train(corpus: Corpus, names: list[str], params: QuantizerParams, seed: int)
         hidden=params.hidden,
         latent=params.latent_dimensions,
         beta=params.beta,
+        rotate=params.gradient == "rotation",
     )
     num_steps = params.warmup_steps + params.steps
-    optimizer = torch.optim.Adam(model.parameters(), lr=params.learning_rate)
+    optimizer = torch.optim.Adam(model.parameters(), lr=params.learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(num_steps, 1))
+    averages = ExponentialMovingAverage(model, params.ema_decay) if params.codebook_update == "ema" else None
     chosen = [np.zeros(size, np.int64) for size in params.codebooks]
     batches = _batches(corpus, params, generator)
     for step in tqdm(range(num_steps), desc="quantizer", mininterval=1.0):
         if step == params.warmup_steps:
-            start_codebooks(model, corpus, seed)
+            start_codebooks(model, lambda rows: _latents(model, corpus, rows), corpus.num_items, seed)
         anchors, partners = next(batches)
-        rows = np.concatenate([anchors, np.where(partners < 0, anchors, partners)])
+        paired = np.flatnonzero(partners >= 0)
+        rows = np.concatenate([anchors, partners[paired]])
         inputs, masks = corpus.batch(rows)
         z = model.encode(inputs, masks)
         if step < params.warmup_steps:
@@ -116,12 +138,13 @@ def _train(corpus: Corpus, names: list[str], params: QuantizerParams, seed: int)
             quantised, loss = result.quantised, result.loss
             for counts, codes in zip(chosen, result.codes.T.numpy(), strict=True):
                 counts += np.bincount(codes, minlength=len(counts))
+            if averages is not None:
+                averages.update(result)
             if (step - params.warmup_steps + 1) % params.revive_every == 0 and step < num_steps - params.revive_every:
                 revive_codes(model, result.residuals, result.codes, chosen, generator)
         loss = loss + torch.stack(reconstruction_losses(inputs, masks, model.decode(quantised))).sum()
-        paired = np.flatnonzero(partners >= 0)
         if params.contrastive_weight and len(paired):
-            both = np.concatenate([paired, paired + len(anchors)])
+            both = np.concatenate([paired, np.arange(len(anchors), len(rows))])
             allowed = torch.from_numpy(fair_negatives(corpus.neighbours, rows[both]))
             left, right = quantised[torch.from_numpy(both)].chunk(2)
             loss = loss + params.contrastive_weight * contrastive_loss(left, right, allowed, params.temperature)
@@ -132,23 +155,26 @@ def _train(corpus: Corpus, names: list[str], params: QuantizerParams, seed: int)
         optimizer.step()
         schedule.step()
     if params.steps == 0:
-        start_codebooks(model, corpus, seed)
-    return Trained(_weights(model, corpus), _unexplained(model, corpus, names))
+        start_codebooks(model, lambda rows: _latents(model, corpus, rows), corpus.num_items, seed)
+    return model
 
 
-def _corpus(vectors: Vectors, neighbours: sparse.csr_array) -> Corpus:
+def normalise(vectors: Vectors, neighbours: sparse.csr_array) -> Corpus:
     """Centre each modality and scale it as a whole: its strong dimensions stay strong."""
     inputs, masks, means, scales = [], [], [], []
     for name, values in vectors.modalities.items():
         mask = vectors.masks[name]
-        there = values[mask].astype(np.float64)
-        mean = there.mean(axis=0) if len(there) else np.zeros(values.shape[1])
-        variance = ((there - mean) ** 2).sum(axis=1).mean() if len(there) else 0.0
-        mean, scale = mean.astype(np.float32), np.float32(1 / np.sqrt(variance) if variance > 1e-12 else 1.0)
-        inputs.append(torch.from_numpy(((values - mean) * scale * mask[:, None]).astype(np.float32)))
+        num_there = max(int(mask.sum()), 1)
+        mean = (values.sum(axis=0, dtype=np.float64) / num_there).astype(np.float32)  # what is missing holds zeros
+        there = values - mean
+        there *= mask[:, None]
+        variance = float(np.einsum("nd,nd->", there, there, dtype=np.float64)) / num_there
+        scale = float(np.float32(1 / np.sqrt(variance) if variance > 1e-12 else 1.0))
+        there *= np.float32(scale)
+        inputs.append(torch.from_numpy(there))
         masks.append(torch.from_numpy(mask))
         means.append(mean)
-        scales.append(np.array([scale]))
+        scales.append(scale)
     return Corpus(inputs, masks, means, scales, neighbours)
 
 
@@ -156,18 +182,19 @@ def _batches(
     corpus: Corpus, params: QuantizerParams, generator: np.random.Generator
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Endless (anchors, partners), each (B,) int64; partners are drawn by count, -1 where an item has none."""
-    graph, num_items = corpus.neighbours, len(corpus.masks[0])
+    graph = corpus.neighbours
     mass = np.concatenate([[0.0], np.cumsum(graph.data)])
     while True:
-        order = generator.permutation(num_items)
-        for start in range(0, num_items, params.batch_size):
+        order = generator.permutation(corpus.num_items)
+        for start in range(0, corpus.num_items, params.batch_size):
             anchors = order[start : start + params.batch_size]
             begin, end = graph.indptr[anchors], graph.indptr[anchors + 1]
             at = mass[begin] + generator.random(len(anchors)) * (mass[end] - mass[begin])
             place = np.clip(np.searchsorted(mass, at, side="right") - 1, begin, np.maximum(end - 1, begin))
             partners = np.full(len(anchors), -1, np.int64)
             there = begin < end
-            partners[there] = graph.indices[place[there]]
+            if params.contrastive_weight:
+                partners[there] = graph.indices[place[there]]
             yield anchors, partners
 
 
@@ -183,63 +210,17 @@ def _latents(model: Rqvae, corpus: Corpus, rows: np.ndarray) -> Tensor:
 
 
 @torch.no_grad()
-def start_codebooks(model: Rqvae, corpus: Corpus, seed: int) -> None:
-    """k-means of the residuals, level after level.
-
-    A level with more codes than distinct residuals repeats the last one: a repeated code is never the first nearest.
-    """
-    from sklearn.cluster import KMeans
-    from threadpoolctl import threadpool_limits
-
-    random_state = hash_seed("kmeans", seed) % 2**32
-    num_items = len(corpus.masks[0])
-    rows = np.sort(np.random.default_rng(random_state).permutation(num_items)[:_KMEANS_ITEMS])
-    residual = _latents(model, corpus, rows).numpy()
-    for codebook in model.codebooks:
-        distinct = np.unique(residual, axis=0)
-        if len(distinct) > len(codebook):
-            with threadpool_limits(limits=1):
-                fitted = KMeans(len(codebook), n_init=1, max_iter=25, random_state=random_state).fit(residual)
-            centres = fitted.cluster_centers_.astype(np.float32)
-        else:
-            centres = distinct[np.minimum(np.arange(len(codebook)), len(distinct) - 1)]
-        codebook.copy_(torch.from_numpy(centres))
-        residual = residual - centres[torch.cdist(torch.from_numpy(residual), codebook).argmin(dim=1).numpy()]
-
-
-@torch.no_grad()
-def revive_codes(
-    model: Rqvae, residuals: list[Tensor], codes_BL: Tensor, chosen: list[np.ndarray], generator: np.random.Generator
-) -> None:
-    """Move codes that were never chosen onto residuals of this batch that lie far from theirs; resets `chosen`.
-
-    residuals: L × (B, Z), codes_BL: their codes. chosen: L × (K,) how often each code was taken since the last time.
-    """
-    for level, (codebook, counts) in enumerate(zip(model.codebooks, chosen, strict=True)):
-        dead = np.flatnonzero(counts == 0)
-        error = (residuals[level] - codebook[codes_BL[:, level]]).square().sum(1).double().numpy()
-        wanted = int(min(len(dead), (error > 0).sum()))
-        if wanted:
-            picked = generator.choice(len(error), wanted, replace=False, p=error / error.sum())
-            codebook[torch.from_numpy(dead[:wanted])] = residuals[level][torch.from_numpy(picked)]
-        counts[:] = 0
-
-
-def _weights(model: Rqvae, corpus: Corpus) -> dict[str, np.ndarray]:
+def _freeze(model: Rqvae, corpus: Corpus, widths: dict[str, int], params: QuantizerParams) -> Quantizer:
+    """The trained model as a quantizer; how far its values reach on the corpus sets its fixed-point exponents."""
     weights = {name: values.detach().numpy().copy() for name, values in model.state_dict().items()}
     for place, (mean, scale) in enumerate(zip(corpus.means, corpus.scales, strict=True)):
-        weights[f"mean.{place}"], weights[f"scale.{place}"] = mean, scale
-    return weights
-
-
-@torch.no_grad()
-def _unexplained(model: Rqvae, corpus: Corpus, names: list[str]) -> dict[str, float]:
-    sums, counts = np.zeros(len(names)), np.zeros(len(names))
-    for start in range(0, len(corpus.masks[0]), 4096):
-        inputs, masks = corpus.batch(np.arange(start, min(start + 4096, len(corpus.masks[0]))))
-        quantised = model.quantise(model.encode(inputs, masks)).quantised
-        losses = reconstruction_losses(inputs, masks, model.decode(quantised))
-        there = np.array([float(mask.sum()) for mask in masks])
-        sums += np.array([float(loss) for loss in losses]) * there
-        counts += there
-    return {name: round(float(s / max(n, 1)), 6) for name, s, n in zip(names, sums, counts, strict=True)}
+        weights[f"mean.{place}"], weights[f"scale.{place}"] = mean, np.array([scale], np.float32)
+    largest = dict.fromkeys(("input", "hidden", "modality", "latent"), 0.0)
+    for start in range(0, corpus.num_items, 4096):
+        inputs, masks = corpus.batch(np.arange(start, min(start + 4096, corpus.num_items)))
+        hidden = [encoder[:2](x) for encoder, x in zip(model.encoders, inputs, strict=True)]  # type: ignore[index]
+        parts = [encoder[2](h) for encoder, h in zip(model.encoders, hidden, strict=True)]  # type: ignore[index]
+        reached = {"input": inputs, "hidden": hidden, "modality": parts, "latent": [model.encode(inputs, masks)]}
+        for name, values in reached.items():
+            largest[name] = max(largest[name], *(float(v.abs().max()) for v in values))
+    return Quantizer.freeze("rqvae", widths, params.codebooks, weights, largest)

