@@ -18,6 +18,6 @@ def bootstrap(home: str = ".", as_of: str | None = None) -> Made:
     """Make the release of `as_of` (ISO date; None: params.yaml's) without a base, and promote it if the gate agrees."""
     folder = Path(home)
     day = date.fromisoformat(as_of) if as_of else default_as_of(folder)
-    made = produce(folder, as_of=day, base="", kind="bootstrap")
+    made = produce(folder, as_of=day, base="", previous="", kind="bootstrap")
     publish_day(folder, made)
     return made

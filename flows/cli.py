@@ -95,6 +95,18 @@ def daily(as_of: str | None, everything: bool, as_json: bool) -> None:
     _report_made(run_daily(_home(), _day(as_of), None if as_of or everything else 1), as_json)
 
 
+@main.command("retrain-sids")
+@_json_option
+def retrain_sids(as_json: bool) -> None:
+    """Learn new SIDs, and all that follows, from every day but the newest; codes keep the champion's names."""
+    from flows.run import run_retrain_sids
+
+    made = run_retrain_sids(_home())
+    _report_made(made, as_json)
+    if not made[0].promoted:
+        sys.exit(2)  # also where an earlier run was turned down already
+
+
 @main.command()
 @_json_option
 def day(as_json: bool) -> None:
@@ -193,6 +205,29 @@ def retract(item_ids: tuple[str, ...], as_json: bool) -> None:
 
     tombstones = sorted(add_tombstones(_home() / "releases", item_ids))
     _print(tombstones, as_json, [f"{len(tombstones)} items are never served"])
+
+
+@main.group()
+def sids() -> None:
+    """Look at the Semantic IDs of a release."""
+
+
+@sids.command("report")
+@click.option("--release", "release_id", metavar="ID", help="A release of the registry; default: the champion.")
+@click.option(
+    "--html",
+    "page",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Where the page goes; default: .plumline/reports/sids/<release>.html, with --json none.",
+)
+@_json_option
+def sids_report(release_id: str | None, page: Path | None, as_json: bool) -> None:
+    """What the SIDs of a release are worth: use, collisions, what a shared prefix means, an atlas with names."""
+    from flows.sids import report_sids
+
+    answer = report_sids(_home(), release_id=release_id, page=page, whole=as_json)
+    _print(answer.to_json() if as_json else None, as_json, [] if as_json else answer.lines())
 
 
 @main.command()

@@ -40,7 +40,7 @@ def daily(
         if champion is None:
             raise RefusedError("no champion to continue from; run plumline bootstrap first")
         base = _base_of(folder, day, champion.release_id)
-        made.append(produce(folder, as_of=day, base=base, kind="daily"))
+        made.append(produce(folder, as_of=day, base=base, previous="", kind="daily"))
         publish_day(folder, made[-1])
     if len(days) > len(days[:max_days]):
         say(f"{len(days) - len(made)} more landed days wait; plumline daily --as-of {days[-1]} makes them all")
@@ -50,8 +50,11 @@ def daily(
 
 
 def _base_of(home: Path, day: date, champion: str) -> str:
-    """The release a day continues from: the one it already continued from if it was made before, else the champion."""
-    for entry in Registry(home).entries():
+    """The release a day continues from: the one it already continued from if it was made before, else the champion.
+
+    Made before in another lineage is another release: after a rollback the day is made anew in the one that answers.
+    """
+    for entry in Registry(home).lineage(champion):
         if entry.kind == "daily" and entry.as_of == day.isoformat():
             return entry.base
     return champion

@@ -126,7 +126,7 @@ def day_table(home: Path, first: date, traffic: TrafficCheck, report: Path) -> D
         }
 
     entries = [entry for entry in Registry(home).entries() if entry.as_of >= first.isoformat()]
-    newest_first = max((n for n, e in enumerate(entries) if e.kind == "bootstrap"), default=0)
+    newest_first = max((n for n, e in enumerate(entries) if not e.base), default=0)
     lineage = entries[newest_first : newest_first + 1]
     for entry in entries[newest_first + 1 :]:  # days of an older lineage are another story
         if entry.base in {known.release_id for known in lineage}:

@@ -14,6 +14,7 @@ from plumline.errors import InputError
 from plumline.stage import CODE_ROOT, import_closure
 
 _TEMPLATE = re.compile(r"\$\{(\w+)\}")
+_DEFAULTS = {"previous": ""}  # lines that a params.yaml of an older home lacks
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ def fill(text: str, values: dict[str, str]) -> str:
 
 
 def read_params(home: Path) -> dict[str, str]:
-    """params.yaml as strings."""
-    return {name: str(value) for name, value in _yaml(home / "params.yaml").items()}
+    """params.yaml as strings; `previous` is "" where the file has no such line."""
+    return {**_DEFAULTS, **{name: str(value) for name, value in _yaml(home / "params.yaml").items()}}
 
 
 def read_graph(home: Path) -> dict[str, Stage]:

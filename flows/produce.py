@@ -35,49 +35,61 @@ class Made:
     reasons: tuple[str, ...]
 
 
-def produce(home: Path, *, as_of: date, base: str, kind: str) -> Made:
+def produce(home: Path, *, as_of: date, base: str, previous: str, kind: str) -> Made:
     """Make, publish, judge and (if the gate agrees) promote the release of one day. Call it inside a flow.
 
-    base: release id to continue from, "" to learn everything anew. kind: "bootstrap" or "daily".
+    base: release id to continue from, "" to learn everything anew. previous: release id whose SIDs a retraining
+    follows, "" for none. kind: "bootstrap", "daily" or "retrain", for people; what is made follows from the others.
     Raises RefusedError when a stage refuses its input; a refusal of the gate is no exception but `promoted` False.
     """
     registry = Registry(home)
-    values = {**read_params(home), "as_of": as_of.isoformat(), "base": f"releases/sealed/{base}" if base else ""}
+    values = {**read_params(home), "as_of": as_of.isoformat(), "base": _folder(base), "previous": _folder(previous)}
     graph = read_graph(home)
     names = upstream(graph, "release")
     with workspace_lock(home):
-        key = _run_key(home, values, graph_version(graph, names), base, registry)
+        key = run_key(home, as_of=as_of, base=base, previous=previous)
         known = next((entry for entry in registry.entries() if entry.key == key), None)
         if known is not None:
             say(f"release {known.release_id} of {as_of} is already published; nothing to redo")
             registry.restore(known.release_id)
             return _judge_and_promote(home, known, fresh=False)
-        if base:
-            registry.restore(base)
+        for release_id in filter(None, (base, previous)):
+            registry.restore(release_id)
         began = time.time()
         finished = run_stages(graph, names, values, home)
-        entry = seal_and_publish(str(home), as_of.isoformat(), base, kind, key)
+        entry = seal_and_publish(str(home), as_of.isoformat(), base, previous, kind, key)
         record_run(home, entry, finished, began)
     return _judge_and_promote(home, entry, fresh=True)
 
 
-def _run_key(home: Path, values: dict[str, str], code: str, base: str, registry: Registry) -> str:
-    recipe = artifact.sha256_file(home / values["recipe"])
-    base_digest = artifact.read_manifest(registry.restore(base)).digest if base else ""
-    return artifact.sha256_json(
-        {"recipe": recipe, "code": code, "base": base_digest, "as_of": values["as_of"], "seed": values.get("seed", "")}
-    )
+def run_key(home: Path, *, as_of: date, base: str, previous: str) -> str:
+    """Hash of what determines a release: recipe, code, as_of, seed, and the bytes of base and previous ("": none)."""
+    registry, params, graph = Registry(home), read_params(home), read_graph(home)
+    parts = {
+        "recipe": artifact.sha256_file(home / params["recipe"]),
+        "code": graph_version(graph, upstream(graph, "release")),
+        "as_of": as_of.isoformat(),
+        "seed": params.get("seed", ""),
+        "base": registry.find(base).digest if base else "",
+        "previous": registry.find(previous).digest if previous else "",
+    }
+    return artifact.sha256_json(parts)
+
+
+def _folder(release_id: str) -> str:
+    """Where a stage finds a release, relative to the home."""
+    return f"releases/sealed/{release_id}" if release_id else ""
 
 
 @task(task_run_name="publish", persist_result=False)
-def seal_and_publish(home: str, as_of: str, base: str, kind: str, key: str) -> Entry:
+def seal_and_publish(home: str, as_of: str, base: str, previous: str, kind: str, key: str) -> Entry:
     """Seal artifacts/release under its own name and publish it to the registry."""
     registry = Registry(Path(home))
     folder = Path(home) / "artifacts" / "release"
     release_id = artifact.read_json(folder / "release.json")["release_id"]
     sealed = registry.seal(folder, release_id)
     digest = artifact.read_manifest(sealed).digest
-    return registry.publish(Entry(release_id, digest, as_of, base, kind, key))
+    return registry.publish(Entry(release_id, digest, as_of, base, kind, key, previous=previous))
 
 
 def record_run(home: Path, entry: Entry, finished: list[Finished], began: float) -> None:
@@ -108,17 +120,30 @@ def _run_path(home: Path, release_id: str) -> Path:
 
 
 def _judge_and_promote(home: Path, entry: Entry, *, fresh: bool) -> Made:
-    champion = read_pointer(home / "releases")
+    registry, champion = Registry(home), read_pointer(home / "releases")
     if champion is not None and champion.release_id == entry.release_id:
         return Made(entry, True, fresh, ())
     passed, reasons = gate(str(home), entry.release_id)
     if not passed:
         say(f"gate: {entry.release_id} is not promoted: {'; '.join(reasons)}")
         return Made(entry, False, fresh, tuple(reasons))
-    if champion is not None and Registry(home).find(champion.release_id).as_of > entry.as_of:
-        return Made(entry, False, fresh, (f"the champion {champion.release_id} knows a later day",))
+    objection = champion and objection_to(registry, entry, champion.release_id)
+    if objection:
+        return Made(entry, False, fresh, (objection,))
     promote_release(str(home), entry.release_id, champion.fencing if champion else 0)
     return Made(entry, True, fresh, ())
+
+
+def objection_to(registry: Registry, entry: Entry, champion: str) -> str:
+    """Why a release that the gate passed must not take the champion's place by itself; "" if nothing is against it."""
+    if registry.find(champion).as_of > entry.as_of:
+        return f"the champion {champion} knows a later day"
+    if entry.previous and entry.previous not in {known.release_id for known in registry.lineage(champion)}:
+        return (
+            f"it follows the SIDs of {entry.previous}, but {champion} of another lineage answers by now, so nothing "
+            "says what would move; run plumline retrain-sids again"
+        )
+    return ""
 
 
 @task(task_run_name="gate", persist_result=False)
@@ -136,7 +161,10 @@ def promote_release(home: str, release_id: str, fencing: int) -> None:
     promote(Path(home), release_id, expected=fencing)
 
 
-def refuse_unless_promoted(made: Made) -> None:
-    """Raise RefusedError for a fresh release that the gate turned down, so that a person and a schedule see it."""
-    if not made.promoted and made.reasons and made.fresh:
+def refuse_unless_promoted(made: Made, *, only_fresh: bool = True) -> None:
+    """Raise RefusedError for a release that the gate turned down, so that a person and a schedule see it.
+
+    only_fresh: not for one that was found finished.
+    """
+    if not made.promoted and made.reasons and (made.fresh or not only_fresh):
         raise RefusedError(f"{made.entry.release_id} was made but not promoted: {'; '.join(made.reasons)}")

@@ -32,8 +32,9 @@ _NAME = "release"
 class Entry:
     """One published release.
 
-    key: hash of what determined it (recipe, code, base, seed, as_of); an equal key need not be made again.
-    base: release it continues, "" for one learned anew. kind: "bootstrap" or "daily". tag: GTO tag of its commit.
+    key: hash of what determined it (`flows.produce.run_key`); an equal key need not be made again. base: release it
+    continues, "" for one learned anew. kind: "bootstrap", "daily" or "retrain". tag: GTO tag of its commit. previous:
+    release whose SIDs a retraining followed, "" for none.
     """
 
     release_id: str
@@ -43,6 +44,7 @@ class Entry:
     kind: str
     key: str
     tag: str = ""
+    previous: str = ""
 
 
 class Registry:
@@ -93,6 +95,16 @@ class Registry:
         known = ", ".join(entry.release_id for entry in entries) or "none yet; run plumline bootstrap"
         raise InputError(f"release {release_id!r} is not in the registry; there are: {known}")
 
+    def lineage(self, release_id: str) -> list[Entry]:
+        """Entries that go back to the same release learned anew as this one, so that known items keep their SIDs."""
+        entries = self.entries()
+        bases = {entry.release_id: entry.base for entry in entries}
+
+        def root(name: str) -> str:
+            return root(bases[name]) if bases.get(name) else name
+
+        return [entry for entry in entries if root(entry.release_id) == root(release_id)]
+
     def publish(self, entry: Entry) -> Entry:
         """Publish the sealed release of an entry. Idempotent: a release that has its tag is left alone."""
         with self._lock():
@@ -141,7 +153,7 @@ class Registry:
 
     def _next_tag(self, entry: Entry) -> str:
         entries = self.entries()
-        lineage = sum(known.kind == "bootstrap" for known in entries) + (entry.kind == "bootstrap")
+        lineage = sum(not known.base for known in entries) + (not entry.base)
         day = entry.as_of.replace("-", "")
         same_day = sum(known.tag.startswith(f"{_NAME}@v{lineage}.{day}.") for known in entries)
         return f"{_NAME}@v{lineage}.{day}.{same_day}"

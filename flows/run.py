@@ -7,7 +7,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.calendar import check_day, days_to_process, default_as_of
+from flows.calendar import check_day, days_to_process, default_as_of, newest_as_of
 from flows.server import prefect_server
 from plumline.errors import RefusedError
 from plumline.stage import say
@@ -40,6 +40,15 @@ def run_daily(home: Path, as_of: str | None, max_days: int | None) -> list["Made
         from flows.daily import daily
 
         return daily(str(home), as_of, max_days, raise_refusal=False)
+
+
+def run_retrain_sids(home: Path) -> list["Made"]:
+    """`plumline retrain-sids`: the release it made or found. A gate's no is in it, not raised."""
+    newest_as_of(home)  # refuse before a server is started
+    with prefect_server(home), _quiet():
+        from flows.retrain_sids import retrain_sids
+
+        return [retrain_sids(str(home), raise_refusal=False)]
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -41,9 +42,12 @@ def exponent_for(largest: float, bits: int, headroom: float) -> int:
 
 
 def to_fixed(values: np.ndarray, exponent: int, bits: int) -> np.ndarray:
-    """round(values · 2^exponent), clipped to ±2^bits. Returns float64 that holds integers."""
+    """round(values · 2^exponent), clipped to ±2^bits. values: float64. Returns float64 that holds integers."""
     limit = float(2**bits)
-    return np.clip(np.rint(np.ldexp(values.astype(np.float64), exponent)), -limit, limit)
+    scaled = values * 2.0**exponent  # exact: a power of two
+    np.rint(scaled, out=scaled)
+    np.maximum(scaled, -limit, out=scaled)
+    return np.minimum(scaled, limit, out=scaled)
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class Assigner:
     """Vectors → latents → codes. Build it with `models.quantizer.Quantizer.assigner`.
 
     means: M × (D,) and scales: M floats that normalise an input. encoders: M lists of layers, empty for none.
-    project: concatenated modalities → z. codebooks: L × (K, Z) float64 that hold integers, at z's exponent.
+    project: concatenated modalities → z. codebooks: L, at z's exponent.
     """
 
     means: Sequence[np.ndarray]
@@ -88,7 +92,7 @@ class Assigner:
     bits: int
     encoders: Sequence[Sequence[Layer]]
     project: Layer
-    codebooks: Sequence[np.ndarray]
+    codebooks: Sequence["Codebook"]
     latent_exponent: int
 
     def latents(self, inputs: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> np.ndarray:
@@ -106,9 +110,9 @@ class Assigner:
         codes = np.empty((len(z_NZ), len(self.codebooks)), np.int64)
         residual = z_NZ
         for level, codebook in enumerate(self.codebooks):
-            codes[:, level] = nearest(residual, codebook)
+            codes[:, level] = codebook.nearest(residual)
             if level + 1 < len(self.codebooks):
-                residual = residual - codebook[codes[:, level]]
+                residual = residual - codebook.codes[codes[:, level]]
         return codes
 
     def assign(self, inputs: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> np.ndarray:
@@ -121,29 +125,43 @@ class Assigner:
         return np.concatenate([np.zeros((0, len(self.codebooks)), np.int64), *parts])
 
 
-def nearest(residual_NZ: np.ndarray, codebook_KZ: np.ndarray) -> np.ndarray:
-    """Index of the nearest code, the lower one on a tie, in exact arithmetic. Both hold integers below 2^24.
+@dataclass(frozen=True)
+class Codebook:
+    """codes: (K, Z) float64 that hold integers below 2^22."""
 
-    ‖r − e‖² is smallest where r·e − ‖e‖²/2 is largest. Returns (N,) int64.
-    """
-    norms_K = np.einsum("kz,kz->k", codebook_KZ, codebook_KZ) / 2
-    score_NK = residual_NZ.astype(np.float32) @ codebook_KZ.T.astype(np.float32)
-    score_NK -= norms_K.astype(np.float32)
-    chosen = score_NK.argmax(axis=1)
-    if len(codebook_KZ) == 1 or not len(residual_NZ):
+    codes: np.ndarray
+
+    @cached_property
+    def _half_squares(self) -> np.ndarray:
+        return np.einsum("kz,kz->k", self.codes, self.codes) / 2
+
+    @cached_property
+    def _search(self) -> np.ndarray:
+        """(Z + 1, K) float32: [r, 1] times it is the score of every code."""
+        return np.concatenate([self.codes.T, -self._half_squares[None]]).astype(np.float32)
+
+    def nearest(self, residual_NZ: np.ndarray) -> np.ndarray:
+        """Index of the nearest code, the lower one on a tie, in exact arithmetic; residuals are integers below 2^24.
+
+        ‖r − e‖² is smallest where r·e − ‖e‖²/2 is largest. Returns (N,) int64.
+        """
+        ones = np.ones((len(residual_NZ), 1), np.float32)
+        score_NK = np.concatenate([residual_NZ, ones], axis=1, dtype=np.float32) @ self._search
+        chosen = score_NK.argmax(axis=1)
+        if len(self.codes) == 1 or not len(residual_NZ):
+            return chosen
+        rows = np.arange(len(chosen))
+        best = score_NK[rows, chosen]
+        score_NK[rows, chosen] = -np.inf
+        gap = best.astype(np.float64) - score_NK.max(axis=1)
+        num_terms = self.codes.shape[1] + 3  # one more for the norm, one for its own rounding, one to spare
+        gamma = num_terms * _UNIT_ROUNDOFF / (1 - num_terms * _UNIT_ROUNDOFF)
+        largest = self._half_squares.max()
+        error = gamma * (np.sqrt(np.einsum("nz,nz->n", residual_NZ, residual_NZ)) * np.sqrt(2 * largest) + largest)
+        unsure = np.flatnonzero(gap <= 2 * error + 1)
+        if len(unsure):
+            chosen[unsure] = (residual_NZ[unsure] @ self.codes.T - self._half_squares).argmax(axis=1)
         return chosen
-    rows = np.arange(len(chosen))
-    best = score_NK[rows, chosen]
-    score_NK[rows, chosen] = -np.inf
-    gap = best.astype(np.float64) - score_NK.max(axis=1)
-    num_terms = codebook_KZ.shape[1] + 2
-    gamma = num_terms * _UNIT_ROUNDOFF / (1 - num_terms * _UNIT_ROUNDOFF)
-    lengths_N = np.sqrt(np.einsum("nz,nz->n", residual_NZ, residual_NZ))
-    error = gamma * (lengths_N * np.sqrt(2 * norms_K.max()) + norms_K.max())
-    unsure = np.flatnonzero(gap <= 2 * error + 1)
-    if len(unsure):
-        chosen[unsure] = (residual_NZ[unsure] @ codebook_KZ.T - norms_K).argmax(axis=1)
-    return chosen
 
 
 def in_threads(work: Callable[[Block], Result], blocks: Iterable[Block], num_threads: int) -> Iterator[Result]:

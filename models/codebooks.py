@@ -11,22 +11,26 @@ from plumline.stage import hash_seed
 
 _POINTS_A_CODE = 32
 _LEAST_POINTS = 32_768
+_STARTS_A_CODE = 4
 
 
 def kmeans(points_NZ: np.ndarray, num_codes: int, seed: int) -> np.ndarray:
     """Centres (num_codes, Z) float32 of scikit-learn's k-means on one thread.
 
-    With no more distinct points than codes these points are the centres, the last one repeated: a repeated code is
-    never the first nearest.
+    k-means++ chooses the start among four points a code, because its cost grows with points × codes. With no more
+    distinct points than codes these points are the centres, the last one repeated: a repeated code is never the first
+    nearest.
     """
-    from sklearn.cluster import KMeans
+    from sklearn.cluster import KMeans, kmeans_plusplus
     from threadpoolctl import threadpool_limits
 
     distinct = np.unique(points_NZ, axis=0)
     if len(distinct) <= num_codes:
         return distinct[np.minimum(np.arange(num_codes), len(distinct) - 1)].astype(np.float32)
     with threadpool_limits(limits=1):
-        fitted = KMeans(num_codes, n_init=1, max_iter=25, random_state=seed).fit(points_NZ)
+        few = np.random.default_rng(seed).permutation(len(distinct))[: _STARTS_A_CODE * num_codes]
+        start, _ = kmeans_plusplus(distinct[few], num_codes, random_state=seed)
+        fitted = KMeans(num_codes, init=start, n_init=1, max_iter=25, random_state=seed).fit(points_NZ)
     return fitted.cluster_centers_.astype(np.float32)
 
 
@@ -36,14 +40,43 @@ def sample_points(num_items: int, num_codes: int, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).permutation(num_items)[:limit])
 
 
+def inherited(points_NZ: np.ndarray, codes_N: np.ndarray, num_codes: int, seed: int) -> np.ndarray:
+    """Centres (num_codes, Z) float32: the means of the points that carried each code; -1 in codes_N: none.
+
+    A code that no point carried starts on some point, so that new items find free codes.
+    """
+    known = (codes_N >= 0) & (codes_N < num_codes)
+    counts = np.bincount(codes_N[known], minlength=num_codes)
+    sums = np.zeros((num_codes, points_NZ.shape[1]))
+    np.add.at(sums, codes_N[known], points_NZ[known])
+    some = points_NZ[np.random.default_rng(seed).integers(0, len(points_NZ), num_codes)]
+    return np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], some).astype(np.float32)
+
+
+def start_codebook(
+    points_NZ: np.ndarray, level: int, num_codes: int, seed: int, old_codes_NL: np.ndarray | None
+) -> np.ndarray:
+    """Centres of one level: inherited where an older table has the level, else k-means. old_codes_NL: of the points."""
+    if old_codes_NL is None or level >= old_codes_NL.shape[1] or not (old_codes_NL[:, level] >= 0).any():
+        return kmeans(points_NZ, num_codes, seed)
+    return inherited(points_NZ, old_codes_NL[:, level], num_codes, seed)
+
+
 @torch.no_grad()
-def start_codebooks(model: Rqvae, latents: Callable[[np.ndarray], Tensor], num_items: int, seed: int) -> None:
-    """k-means of the residuals, level after level. latents: rows (n,) → z (n, Z)."""
+def start_codebooks(
+    model: Rqvae,
+    latents: Callable[[np.ndarray], Tensor],
+    num_items: int,
+    seed: int,
+    old_codes_NL: np.ndarray | None = None,
+) -> None:
+    """`start_codebook` of the residuals, level after level. latents: rows (n,) → z (n, Z)."""
     random_state = hash_seed("kmeans", seed) % 2**32
     rows = sample_points(num_items, max(len(codebook) for codebook in model.codebooks), random_state)
-    residual = latents(rows)
-    for codebook in model.codebooks:
-        codebook.copy_(torch.from_numpy(kmeans(residual.numpy(), len(codebook), random_state)))
+    residual, old = latents(rows), None if old_codes_NL is None else old_codes_NL[rows]
+    for level, codebook in enumerate(model.codebooks):
+        centres = start_codebook(residual.numpy(), level, len(codebook), random_state, old)
+        codebook.copy_(torch.from_numpy(centres))
         residual = residual - codebook[nearest_codes(residual, codebook)]
 
 

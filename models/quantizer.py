@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from models.assignment import Assigner, Layer, bits_for, exponent_for, in_threads, to_fixed
+from models.assignment import Assigner, Codebook, Layer, bits_for, exponent_for, in_threads, to_fixed
 from models.sid_table import SidTable, describe_levels
 from models.vectors import VectorFile, Vectors
 from plumline import artifact
@@ -47,9 +47,9 @@ class QuantizerParams(Params):
     """Width of z and of a code."""
     hidden: int = Field(default=256, ge=1)
     """(rqvae) Width of the hidden layer of each encoder and decoder."""
-    steps: int = Field(default=600, ge=0)
+    steps: int = Field(default=1500, ge=0)
     """(rqvae) Optimizer steps with quantisation; with warmup_steps the only knobs that change cost."""
-    warmup_steps: int = Field(default=200, ge=0)
+    warmup_steps: int = Field(default=300, ge=0)
     """(rqvae) Steps before them without quantisation, so that k-means starts on latents that mean something."""
     batch_size: int = Field(default=256, ge=1)
     """(rqvae) Items a step; their co-occurring partners come on top."""
@@ -59,20 +59,25 @@ class QuantizerParams(Params):
     """(rqvae) Peak rate of Adam; it falls to zero along a cosine."""
     beta: float = Field(default=0.25, ge=0)
     """(rqvae) Commitment weight in L_rq."""
-    contrastive_weight: float = Field(default=0.3, ge=0)
+    contrastive_weight: float = Field(default=1.0, ge=0)
     """(rqvae) Weight of the co-occurrence loss; 0: SIDs from content alone."""
     temperature: float = Field(default=0.1, gt=0)
     """(rqvae) Temperature of the co-occurrence loss."""
     neighbours: int = Field(default=32, ge=1)
-    """(rqvae) Most frequent partners kept of each item: its positives, and never its negatives."""
+    """(rqvae) Partners kept of each item, those it co-occurs with most beyond their popularity: its positives, and
+    never its negatives."""
     progressive_masking: bool = True
-    """(rqvae) Reconstruct from the first r levels, r drawn for every batch; False: always from all."""
+    """(rqvae) Reconstruct from the first r levels, r drawn at random for every item of a batch and shared with its
+    co-occurring partner (one r a batch was worse: docs/experiments.md); False: always from all."""
     gradient: Literal["straight_through", "rotation"] = "straight_through"
     """(rqvae) How gradients pass the quantiser: copied, or turned by the angle between z and its code."""
     codebook_update: Literal["gradient", "ema"] = "gradient"
     """(rqvae) Codes learn by L_rq, or are moving averages of the residuals that chose them."""
     ema_decay: float = Field(default=0.99, gt=0, lt=1)
     """(rqvae) What a moving average keeps of itself a step."""
+    retraining_start: Literal["kmeans", "previous"] = "kmeans"
+    """Where the codebooks of a retraining start. `previous`: from the means of the items that carried each code, so
+    that codes are inherited and less than half as many items move; `kmeans`: anew, so nothing worn out is kept."""
     revive_every: int = Field(default=100, ge=1)
     """(rqvae) Steps after which codes that no item chose move onto items that are badly quantised."""
     usage_floor: float = Field(default=0.5, ge=0, le=1)
@@ -173,7 +178,10 @@ class Quantizer:
             bits=bits,
             encoders=encoders,
             project=layer("project", "modality" if self.kind == "rqvae" else "input", "latent"),
-            codebooks=[to_fixed(weights[f"codebooks.{i}"], at["latent"], bits) for i in range(len(self.codebooks))],
+            codebooks=[
+                Codebook(to_fixed(weights[f"codebooks.{level}"].astype(np.float64), at["latent"], bits))
+                for level in range(len(self.codebooks))
+            ],
             latent_exponent=at["latent"],
         )
 
@@ -273,12 +281,13 @@ def run(
     from features.histories import read_pairs
 
     file = VectorFile(embeddings)
-    quantizer = fit(file, read_pairs(histories), params, seed)
+    old = None if previous is None else SidTable.load(previous / "sids")
+    quantizer = fit(file, read_pairs(histories), params, seed, old)
     codes, reconstruction = measure(quantizer, file)
-    if previous is not None:
+    if old is not None:
         from models.sid_alignment import align
 
-        names = align(SidTable.load(previous / "sids"), file.item_ids(), codes, quantizer.codebooks)
+        names = align(old, file.item_ids(), codes, quantizer.codebooks)
         quantizer = quantizer.renamed(names)
         codes = np.stack([new[codes[:, level]] for level, new in enumerate(names)], axis=1)
         artifact.write_json(out / "alignment.json", {"names": [new.tolist() for new in names]})
@@ -294,23 +303,30 @@ def run(
     refuse_collapse(report, params)
 
 
-def fit(file: VectorFile, pairs: "pa.Table", params: QuantizerParams, seed: int) -> Quantizer:
-    """A quantiser of either kind, from at most max_items of the file's items. pairs: PAIRS rows."""
+def fit(
+    file: VectorFile, pairs: "pa.Table", params: QuantizerParams, seed: int, old: SidTable | None = None
+) -> Quantizer:
+    """A quantiser of either kind, from at most max_items of the file's items. pairs: PAIRS rows. old: see
+    `retraining_start`."""
     from models.quantizer_training import neighbours_of, sample_rows, train
 
     item_ids = file.item_ids()
     neighbours = neighbours_of(pairs, item_ids, params.neighbours)
     rows = sample_rows(neighbours, params.max_items, seed)
     vectors = file.take(rows)
+    old_codes = None
+    if old is not None and params.retraining_start == "previous":
+        nothing = (-1,) * old.prefixes.shape[1]
+        old_codes = np.array([old.codes_of.get(item, nothing)[: len(nothing)] for item in vectors.item_ids])
     if params.modalities is not None:
         vectors = vectors.select(sorted(params.modalities))
     if params.kind == "rq_kmeans":
         from models.rq_kmeans import train as train_kmeans
 
-        return train_kmeans(vectors, params, seed)
+        return train_kmeans(vectors, params, seed, old_codes)
     if len(rows) < len(item_ids):
         neighbours = neighbours[rows][:, rows]
-    return train(vectors, neighbours, params, seed)
+    return train(vectors, neighbours, params, seed, old_codes)
 
 
 def measure(quantizer: Quantizer, file: VectorFile) -> tuple[np.ndarray, dict[str, float]]:

@@ -24,7 +24,7 @@ class Corpus:
     """What is trained on. N items, M modalities.
 
     inputs: M × (N, D) float32, centred and scaled to mean squared length 1. masks: M × (N,) bool. means, scales: M ×
-    what made them so. neighbours: (N, N) sparse counts, symmetric.
+    what made them so. neighbours: (N, N) sparse similarities by co-occurrence, symmetric.
     """
 
     inputs: list[Tensor]
@@ -45,9 +45,11 @@ class Corpus:
 
 
 def neighbours_of(pairs: pa.Table, item_ids: list[str], num_neighbours: int) -> sparse.csr_array:
-    """Symmetric (N, N) counts of PAIRS rows between the items given; of each item the most frequent partners only.
+    """Symmetric (N, N) similarity of the items given by PAIRS rows; of each item the most similar partners only.
 
-    A pair stays if it is among the `num_neighbours` first of either item (ties: lower row).
+    count / √(all of one item · all of the other), as in item-kNN, because by count alone the partners of nearly every
+    item are the few that everybody takes. A pair stays if it is among the `num_neighbours` first of either item (ties:
+    lower row).
     """
     ids = pa.array(item_ids, pa.string())
     a, b = (np.asarray(pc.index_in(pairs.column(name), value_set=ids).fill_null(-1)) for name in ("item_a", "item_b"))
@@ -55,12 +57,14 @@ def neighbours_of(pairs: pa.Table, item_ids: list[str], num_neighbours: int) -> 
     counts = np.asarray(pairs.column("count"), np.float64)[known]
     source, target = np.concatenate([a[known], b[known]]), np.concatenate([b[known], a[known]])
     counts = np.concatenate([counts, counts])
-    order = np.lexsort((target, -counts, source))
-    source, target, counts = source[order], target[order], counts[order]
+    totals = np.bincount(source, counts, minlength=len(item_ids))
+    similar = counts / np.sqrt(totals[source] * totals[target])
+    order = np.lexsort((target, -similar, source))
+    source, target, similar = source[order], target[order], similar[order]
     rank = np.arange(len(source)) - np.searchsorted(source, source)
     first = rank < num_neighbours
     one_way = sparse.csr_array(
-        (counts[first], (source[first], target[first])), shape=(len(item_ids), len(item_ids)), dtype=np.float64
+        (similar[first], (source[first], target[first])), shape=(len(item_ids), len(item_ids)), dtype=np.float64
     )
     return sparse.csr_array(one_way.maximum(one_way.T))
 
@@ -68,8 +72,8 @@ def neighbours_of(pairs: pa.Table, item_ids: list[str], num_neighbours: int) -> 
 def sample_rows(neighbours: sparse.csr_array, max_items: int, seed: int) -> np.ndarray:
     """Rows to train on, ascending, (≤ max_items,) int64: all of them, or half at random and half their partners.
 
-    A random sample alone would lose most pairs, since both ends must be drawn. Partners come by co-occurrence with the
-    random half, most often first; where they do not suffice, random rows fill up.
+    A random sample alone would lose most pairs, since both ends must be drawn. Partners come by similarity to the
+    random half, most similar first; where they do not suffice, random rows fill up.
     """
     num_items = neighbours.shape[0]
     if num_items <= max_items:
@@ -86,9 +90,16 @@ def sample_rows(neighbours: sparse.csr_array, max_items: int, seed: int) -> np.n
     return np.flatnonzero(drawn)
 
 
-def train(vectors: Vectors, neighbours: sparse.csr_array, params: QuantizerParams, seed: int) -> Quantizer:
-    """Train a residual quantiser. neighbours: (N, N) co-occurrence counts. Deterministic for one machine and seed.
+def train(
+    vectors: Vectors,
+    neighbours: sparse.csr_array,
+    params: QuantizerParams,
+    seed: int,
+    old_codes_NL: np.ndarray | None = None,
+) -> Quantizer:
+    """Train a residual quantiser. Deterministic for one machine and seed.
 
+    neighbours: (N, N) as `neighbours_of` makes them. old_codes_NL: codes that the codebooks start from, -1 for none.
     Raises InputError for an empty corpus or a vector that is not finite, RefusedError if the loss leaves the numbers.
     """
     if not vectors.item_ids:
@@ -100,13 +111,13 @@ def train(vectors: Vectors, neighbours: sparse.csr_array, params: QuantizerParam
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(hash_seed("quantizer", seed))
             corpus = normalise(vectors, neighbours)
-            model = _train(corpus, params, seed)
+            model = _train(corpus, params, seed, old_codes_NL)
             return _freeze(model, corpus, vectors.widths, params)
     finally:
         torch.set_num_threads(threads)
 
 
-def _train(corpus: Corpus, params: QuantizerParams, seed: int) -> Rqvae:
+def _train(corpus: Corpus, params: QuantizerParams, seed: int, old_codes_NL: np.ndarray | None) -> Rqvae:
     generator = np.random.default_rng(hash_seed("quantizer", "batches", seed))
     model = Rqvae(
         [values.shape[1] for values in corpus.inputs],
@@ -117,6 +128,10 @@ def _train(corpus: Corpus, params: QuantizerParams, seed: int) -> Rqvae:
         rotate=params.gradient == "rotation",
     )
     num_steps = params.warmup_steps + params.steps
+
+    def start() -> None:
+        start_codebooks(model, lambda rows: _latents(model, corpus, rows), corpus.num_items, seed, old_codes_NL)
+
     optimizer = torch.optim.Adam(model.parameters(), lr=params.learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(num_steps, 1))
     averages = ExponentialMovingAverage(model, params.ema_decay) if params.codebook_update == "ema" else None
@@ -124,7 +139,7 @@ def _train(corpus: Corpus, params: QuantizerParams, seed: int) -> Rqvae:
     batches = _batches(corpus, params, generator)
     for step in tqdm(range(num_steps), desc="quantizer", mininterval=1.0):
         if step == params.warmup_steps:
-            start_codebooks(model, lambda rows: _latents(model, corpus, rows), corpus.num_items, seed)
+            start()
         anchors, partners = next(batches)
         paired = np.flatnonzero(partners >= 0)
         rows = np.concatenate([anchors, partners[paired]])
@@ -133,8 +148,7 @@ def _train(corpus: Corpus, params: QuantizerParams, seed: int) -> Rqvae:
         if step < params.warmup_steps:
             quantised, loss = z, z.new_zeros(())
         else:
-            num_levels = int(generator.integers(len(params.codebooks))) + 1 if params.progressive_masking else None
-            result = model.quantise(z, num_levels)
+            result = model.quantise(z, _masks(params, len(anchors), paired, generator))
             quantised, loss = result.quantised, result.loss
             for counts, codes in zip(chosen, result.codes.T.numpy(), strict=True):
                 counts += np.bincount(codes, minlength=len(counts))
@@ -155,7 +169,7 @@ def _train(corpus: Corpus, params: QuantizerParams, seed: int) -> Rqvae:
         optimizer.step()
         schedule.step()
     if params.steps == 0:
-        start_codebooks(model, lambda rows: _latents(model, corpus, rows), corpus.num_items, seed)
+        start()
     return model
 
 
@@ -181,7 +195,7 @@ def normalise(vectors: Vectors, neighbours: sparse.csr_array) -> Corpus:
 def _batches(
     corpus: Corpus, params: QuantizerParams, generator: np.random.Generator
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Endless (anchors, partners), each (B,) int64; partners are drawn by count, -1 where an item has none."""
+    """Endless (anchors, partners), each (B,) int64; partners are drawn by similarity, -1 where an item has none."""
     graph = corpus.neighbours
     mass = np.concatenate([[0.0], np.cumsum(graph.data)])
     while True:
@@ -196,6 +210,16 @@ def _batches(
             if params.contrastive_weight:
                 partners[there] = graph.indices[place[there]]
             yield anchors, partners
+
+
+def _masks(
+    params: QuantizerParams, num_anchors: int, paired: np.ndarray, generator: np.random.Generator
+) -> Tensor | None:
+    """r of every item of a batch, anchors first, then the partners of `paired`, who are compared at the same level."""
+    if not params.progressive_masking:
+        return None
+    num_levels = generator.integers(1, len(params.codebooks) + 1, num_anchors)
+    return torch.from_numpy(np.concatenate([num_levels, num_levels[paired]]))
 
 
 def fair_negatives(neighbours: sparse.csr_array, rows: np.ndarray) -> np.ndarray:

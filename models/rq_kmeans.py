@@ -5,19 +5,23 @@ tune, minutes at a million items, and no co-occurrence.
 """
 
 import numpy as np
+import torch
 from scipy import sparse
 
-from models.assignment import nearest
-from models.codebooks import kmeans, sample_points
+from models.codebooks import sample_points, start_codebook
 from models.quantizer import Quantizer, QuantizerParams, check_vectors
 from models.quantizer_training import normalise
+from models.rqvae import nearest_codes
 from models.vectors import Vectors
 from plumline.errors import InputError
 from plumline.stage import hash_seed
 
 
-def train(vectors: Vectors, params: QuantizerParams, seed: int) -> Quantizer:
-    """Fit both steps. Deterministic for one machine and seed. Raises InputError as the RQ-VAE's training does."""
+def train(vectors: Vectors, params: QuantizerParams, seed: int, old_codes_NL: np.ndarray | None = None) -> Quantizer:
+    """Fit both steps. Deterministic for one machine and seed. Raises InputError as the RQ-VAE's training does.
+
+    old_codes_NL: codes that the codebooks start from, -1 for none.
+    """
     from sklearn.decomposition import PCA
     from threadpoolctl import threadpool_limits
 
@@ -34,15 +38,17 @@ def train(vectors: Vectors, params: QuantizerParams, seed: int) -> Quantizer:
         components_ZD = np.eye(1, x_ND.shape[1])
         if np.ptp(x_ND, axis=0).any():  # items that are all alike have no components
             components_ZD = PCA(num_components, svd_solver="covariance_eigh").fit(x_ND).components_
+    old = None if old_codes_NL is None else old_codes_NL[rows]
     residual = z_NZ = (x_ND @ components_ZD.T).astype(np.float32)
     weights: dict[str, np.ndarray] = {
         "project.weight": components_ZD.astype(np.float32),
         "project.bias": np.zeros(len(components_ZD)),
     }
     for level, size in enumerate(params.codebooks):
-        centres = kmeans(residual, size, random_state)
+        centres = start_codebook(residual, level, size, random_state, old)
         weights[f"codebooks.{level}"] = centres
-        residual = residual - centres[nearest(residual.astype(np.float64), centres.astype(np.float64))]
+        chosen = nearest_codes(torch.from_numpy(residual), torch.from_numpy(centres))
+        residual = residual - centres[chosen.numpy()]
     for place, (mean, scale) in enumerate(zip(corpus.means, corpus.scales, strict=True)):
         weights[f"mean.{place}"], weights[f"scale.{place}"] = mean, np.array([scale], np.float32)
     largest = {"input": float(np.abs(x_ND).max(initial=0)), "latent": float(np.abs(z_NZ).max(initial=0))}

@@ -64,12 +64,11 @@ class Rqvae(nn.Module):
         ]
         return self.project(torch.cat(latents, dim=1))
 
-    def quantise(self, z_BZ: Tensor, num_levels: int | None = None) -> Quantised:
-        """Quantise z. num_levels: r of progressive masking, the levels that enter the sum; None: all L.
+    def quantise(self, z_BZ: Tensor, num_levels_B: Tensor | None = None) -> Quantised:
+        """Quantise z. num_levels_B: r of progressive masking, the levels of each item that enter the sum; None: all L.
 
         L_rq = Σ_l β ‖r_l − sg[e_l]‖² + ‖sg[r_l] − e_l‖² runs over all levels (section 2.1.4), averaged over the batch.
         """
-        num_levels = len(self.codebooks) if num_levels is None else num_levels
         residual, total, loss = z_BZ, torch.zeros_like(z_BZ), z_BZ.new_zeros(())
         codes, residuals = [], []
         for level, codebook_KZ in enumerate(self.codebooks):
@@ -78,8 +77,8 @@ class Rqvae(nn.Module):
             chosen_BZ = F.embedding(code_B, codebook_KZ)
             loss = loss + self.beta * (residual - chosen_BZ.detach()).square().sum(1).mean()
             loss = loss + (residual.detach() - chosen_BZ).square().sum(1).mean()
-            if level < num_levels:
-                total = total + chosen_BZ
+            kept_B = 1.0 if num_levels_B is None else (level < num_levels_B)[:, None]
+            total = total + chosen_BZ * kept_B
             residual = residual - chosen_BZ.detach()
             codes.append(code_B)
         passed = rotated(z_BZ, total.detach()) if self.rotate else z_BZ + (total - z_BZ).detach()

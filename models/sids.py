@@ -62,6 +62,11 @@ def run(
     out: Path,
 ) -> None:
     """Make the table of all items, or the base's table and its new items; with previous, say what moved."""
+    if base is not None and previous is not None:
+        raise InputError(
+            f"base and previous are both given ({base}, {previous}): a release either continues one, and moves "
+            "nothing, or follows one with SIDs of its own; empty one of the two in params.yaml"
+        )
     frozen = Quantizer.load(quantizer)
     known = None if base is None else _read_base(base, frozen, params)
     file = VectorFile(embeddings)

@@ -52,6 +52,17 @@ class GateParams(Params):
     """Slice name ("history/short") → the least recall@10 it must have."""
     max_index_shrinkage: float = 0.30
     """Share of the champion's indexed items that may vanish at once (a lost feed looks like this)."""
+    max_churn: float = Field(default=0.60, ge=0, le=1)
+    """Share of known items, by traffic, whose SID may move at `churn_level` in a retraining without paying for it. With
+    the names aligned, a healthy one moves .29 to .55 at level 1, whether the seed changed or four weeks of catalogue
+    (docs/experiments.md, 2026-11-24), so less would refuse every refresh; without them .95 to 1.0, and a scrambled one
+    (another encoder, other codebooks, names lost) lies near that, so more would let everything pass."""
+    churn_level: int = Field(default=1, ge=1)
+    """Levels of the SID that are looked at: 1 is the coarsest code; below it nearly everything moves by chance."""
+    min_churn_recall_gain: float = Field(default=0.05, ge=0)
+    """Over max_churn: gain in recall@10 against the champion that pays for it, as a share of the champion's."""
+    min_churn_gain_se: float = Field(default=2.0, ge=0)
+    """Over max_churn: standard errors of the difference that the gain must reach as well, since less may be noise."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +172,7 @@ def judge(
     if champion_scores is not None:
         checks += [_against_champion(scores, champion_scores, protocol, params) for protocol in PROTOCOLS]
         checks += _against_champion_slices(scores, champion_scores, params)
+        checks += _churn(sids_report, scores, champion_scores, params)
     checks += _slice_floors(scores, params)
     if num_indexed is not None and champion_num_indexed is not None:
         floor = math.ceil(champion_num_indexed * (1 - params.max_index_shrinkage))
@@ -334,3 +346,43 @@ def _against_champion_slices(
             max_relative_drop=params.max_slice_relative_drop,
             blocking=True,
         )
+
+
+def _churn(
+    sids_report: Mapping[str, Any], scores: Mapping[str, Any], champion: Mapping[str, Any], params: GateParams
+) -> Iterator[Check]:
+    """The churn budget of a retraining; a release that follows none has no `churn` and no such rule."""
+    churn = sids_report.get("churn")
+    if churn is None:
+        return
+    levels = churn.get("after", [])
+    row = levels[params.churn_level - 1] if len(levels) >= params.churn_level else {}
+    weighed = "traffic" if _number(row, "traffic") is not None else "items"
+    moved = _number(row, weighed)
+    if moved is None:
+        reason = f"no figure at level {params.churn_level} (gate.churn_level): the release has {len(levels)} levels"
+        if not levels:
+            reason = "no item of the release it follows is left: nothing says what users will find again"
+        yield Check("churn", None, params.max_churn, False, reason, valid=False)
+        return
+    said = f"{moved:.1%} of known {weighed} moved at level {params.churn_level}, the budget is {params.max_churn:.1%}"
+    if moved <= params.max_churn:
+        yield Check("churn", moved, params.max_churn, True, said)
+        return
+    (recall, error), (old_recall, old_error) = (
+        [_number(side, "methods", "model", params.protocol, key) for key in ("recall@10", "recall@10_se")]
+        for side in (scores, champion)
+    )
+    if recall is None or old_recall is None:
+        reason = f"{said}; recall@10 {_show(recall)} this release, {_show(old_recall)} the champion, cannot pay for it"
+        yield Check("churn", moved, params.max_churn, False, reason, valid=False)
+        return
+    noise = params.min_churn_gain_se * math.hypot(error or 0.0, old_error or 0.0)
+    wanted = old_recall + max(noise, params.min_churn_recall_gain * old_recall)
+    paid = recall > old_recall and recall >= wanted
+    reason = (
+        f"{said}; recall@10 {recall:.4g} {'pays' if paid else 'does not pay'} for it: at least {wanted:.4g} is wanted "
+        f"(champion {old_recall:.4g}; {params.min_churn_recall_gain:.0%} more, and {params.min_churn_gain_se:g} s.e. "
+        f"are {noise:.2g})"
+    )
+    yield Check("churn", moved, params.max_churn, paid, reason)

@@ -38,10 +38,22 @@ class Level:
 
 
 @dataclass(frozen=True)
+class Churn:
+    """Share of the known items whose SID moved up to one level, by traffic where there is any.
+
+    moved: as users meet it. unaligned: what would have moved, had the codes not got their old names.
+    """
+
+    moved: float | None
+    unaligned: float | None
+
+
+@dataclass(frozen=True)
 class Quality:
     """A release's own figures; None where its reports have none. Shares in [0, 1].
 
-    next_day: recall@10 of the model on the first held-out day alone.
+    next_day: recall@10 of the model on the first held-out day alone. churn: a level, what a retraining moved; empty for
+    a release that follows none.
     """
 
     release_id: str
@@ -58,6 +70,7 @@ class Quality:
     collisions: int | None
     largest_bucket: int | None
     levels: tuple[Level, ...]
+    churn: tuple[Churn, ...] = ()
 
     def recall(self, method: str, protocol: str = "not_masked") -> float | None:
         """Pooled recall@10 of a method, None if it was not scored."""
@@ -83,6 +96,9 @@ class Quality:
             "sid_largest_bucket": self.largest_bucket,
             "sid_least_perplexity": min(perplexities, default=None),
         }
+        for number, level in enumerate(self.churn, start=1):
+            measured[f"sid_churn_level{number}_percent"] = _percent(level.moved)
+            measured[f"sid_churn_level{number}_unaligned_percent"] = _percent(level.unaligned)
         return {name: float(value) for name, value in measured.items() if value is not None}
 
 
@@ -125,6 +141,7 @@ def read_quality(release: Release) -> Quality:
             Level(*(_number(level.get(key)) for key in ("usage", "perplexity", "gini")))
             for level in sids.get("levels", [])
         ),
+        churn=_churn(sids.get("churn", {})),
     )
 
 
@@ -142,6 +159,15 @@ def next_day_recalls(releases: Sequence[Release]) -> list[DayRecall]:
 def _days(scores: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The held-out days that had queries, oldest first."""
     return sorted((row for row in scores.get("daily", []) if row.get("num_queries", 1)), key=lambda row: row["day"])
+
+
+def _churn(section: Mapping[str, Any]) -> tuple[Churn, ...]:
+    def share(row: Mapping[str, Any]) -> float | None:
+        by_traffic = _number(row.get("traffic"))
+        return _number(row.get("items")) if by_traffic is None else by_traffic
+
+    pairs = zip(section.get("after", []), section.get("before", []), strict=True)
+    return tuple(Churn(share(after), share(before)) for after, before in pairs)
 
 
 def _method_score(method: str, protocol: str, row: Mapping[str, Any]) -> MethodScore:

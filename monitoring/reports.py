@@ -119,6 +119,16 @@ PANELS = (
         "SID collisions, items", {"sid_collisions": "share a full SID", "sid_largest_bucket": "behind the fullest SID"}
     ),
     Panel(
+        "SID churn of a retraining, % of known traffic",
+        {
+            "sid_churn_level1_percent": "level 1",
+            "sid_churn_level1_unaligned_percent": "level 1, names not kept",
+            "sid_churn_level2_percent": "levels 1 and 2",
+        },
+        kind="bar",
+        note="Known items whose SID moved; only on days of a release that follows another one's SIDs.",
+    ),
+    Panel(
         "Degraded and empty answers, %",
         {"degraded_percent": "degraded", "empty_percent": "empty", "degraded_percent_limit": "limit (degraded)"},
     ),

@@ -61,6 +61,7 @@ class SidRetriever(nn.Module):
         layer = nn.TransformerEncoderLayer(
             width, params.num_heads, 4 * width, params.dropout, "gelu", batch_first=True, norm_first=True
         )
+        layer.self_attn.dropout = 0.0  # PyTorch's fused attention on a CPU has no dropout
         self.trunk = nn.TransformerEncoder(layer, params.num_layers, nn.LayerNorm(width), enable_nested_tensor=False)
         self.steps = nn.ModuleList(
             nn.Sequential(nn.Linear(2 * width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)) for _ in sizes[1:]
@@ -95,9 +96,9 @@ class SidRetriever(nn.Module):
 
 
 class Trie:
-    """Which codes follow which. codes: (N, L) of all items."""
+    """Which codes follow which. codes: (N, L) of all items; order: (N,) rows, the order of items behind one SID."""
 
-    def __init__(self, codes: np.ndarray, sizes: Sequence[int]) -> None:
+    def __init__(self, codes: np.ndarray, sizes: Sequence[int], order: np.ndarray) -> None:
         self.sizes = tuple(sizes)
         self.children: list[Tensor] = []  # level → (nodes, K) node that a code leads to, -1 if none
         node = np.zeros(len(codes), np.int64)
@@ -107,7 +108,7 @@ class Trie:
             table[keys // size, keys % size] = np.arange(len(keys))
             self.children.append(torch.from_numpy(table))
             node = following
-        order = np.argsort(node, kind="stable")
+        order = order[np.argsort(node[order], kind="stable")]
         self.items = np.split(order, np.searchsorted(node[order], np.arange(1, int(node.max()) + 1)))
 
 
@@ -116,22 +117,15 @@ def train(codes: np.ndarray, sizes: Sequence[int], task: Task, params: Retriever
     torch.manual_seed(seed)
     generator = np.random.default_rng(seed)
     model = SidRetriever(sizes, params)
-    num_windows = sum(1 for _ in _windows(task, np.random.default_rng(0)))
-    num_steps = params.epochs * -(-num_windows // params.batch_windows)
+    num_steps = params.epochs * sum(1 for _ in _batches(task, params.batch_windows, np.random.default_rng(0)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=params.learning_rate, weight_decay=0.01, fused=True)
+    # How many windows an epoch has depends on where it cuts histories: a few steps are spare.
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, params.learning_rate, total_steps=num_steps + params.epochs
+        optimizer, params.learning_rate, total_steps=num_steps + num_steps // 4
     )
     table = torch.from_numpy(codes)
     for _ in range(params.epochs):
-        windows = list(_windows(task, generator))
-        generator.shuffle(windows)
-        for start in range(0, len(windows), params.batch_windows):
-            batch = windows[start : start + params.batch_windows]
-            items = np.full((len(batch), max(map(len, batch))), _PADDING)
-            for row, window in enumerate(batch):
-                items[row, : len(window)] = window
-            items_UT = torch.from_numpy(items)
+        for items_UT in _batches(task, params.batch_windows, generator):
             codes_UTL = table[items_UT.clamp(min=0)]
             loss = model.loss(codes_UTL[:, :-1], codes_UTL[:, 1:], items_UT[:, 1:] >= 0)
             optimizer.zero_grad()
@@ -139,6 +133,20 @@ def train(codes: np.ndarray, sizes: Sequence[int], task: Task, params: Retriever
             optimizer.step()
             schedule.step()
     return model.eval()
+
+
+def _batches(task: Task, batch_windows: int, generator: np.random.Generator) -> Iterator[Tensor]:
+    """One epoch of windows in random order, those of one length together: (U, T) int64, -1 where a row has ended."""
+    windows = list(_windows(task, generator))
+    order = generator.permutation(len(windows))
+    order = order[np.argsort([len(windows[row]) for row in order], kind="stable")]
+    starts = generator.permutation(np.arange(0, len(order), batch_windows))
+    for start in starts:
+        batch = [windows[row] for row in order[start : start + batch_windows]]
+        items = np.full((len(batch), max(map(len, batch))), _PADDING)
+        for row, window in enumerate(batch):
+            items[row, : len(window)] = window
+        yield torch.from_numpy(items)
 
 
 def _windows(task: Task, generator: np.random.Generator) -> Iterator[np.ndarray]:

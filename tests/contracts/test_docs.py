@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -30,13 +31,23 @@ def _cli_reference() -> str:
         "# The command line\n",
         "Generated from `plumline --help`; `PLUMLINE_UPDATE=1 pytest tests/contracts` writes it anew.\n",
     ]
-    context = click.Context(cli.main, info_name="plumline", max_content_width=100, terminal_width=100)
+    # with the settings of a real call: click keeps a command's help option from its first context on
+    settings = {**cli.main.context_settings, "max_content_width": 100, "terminal_width": 100}
+    context = click.Context(cli.main, info_name="plumline", **settings)
     parts.append(f"```\n{cli.main.get_help(context)}\n```\n")
-    for name in sorted(cli.main.commands):
-        command = cli.main.commands[name]
-        inner = click.Context(command, info_name=name, parent=context, max_content_width=100, terminal_width=100)
-        parts.append(f"## plumline {name}\n\n```\n{command.get_help(inner)}\n```\n")
+    for inner in _contexts(context):
+        parts.append(f"## {inner.command_path}\n\n```\n{inner.command.get_help(inner)}\n```\n")
     return "\n".join(parts)
+
+
+def _contexts(parent: click.Context) -> Iterator[click.Context]:
+    """Every verb below a group, and every verb of a verb, by name."""
+    assert isinstance(parent.command, click.Group)
+    for name, command in sorted(parent.command.commands.items()):
+        inner = click.Context(command, info_name=name, parent=parent, max_content_width=100, terminal_width=100)
+        yield inner
+        if isinstance(command, click.Group):
+            yield from _contexts(inner)
 
 
 def _settings_reference() -> str:
@@ -113,8 +124,8 @@ def test_help_answers_within_a_second_and_imports_no_vendor():
 
 def test_every_verb_is_in_the_readme():
     readme = (ROOT / "README.md").read_text()
-    for name in cli.main.commands:
-        assert f"plumline {name}" in readme, f"README does not mention plumline {name}"
+    for context in _contexts(click.Context(cli.main, info_name="plumline")):
+        assert context.command_path in readme, f"README does not mention {context.command_path}"
 
 
 def test_the_lock_names_no_host_and_keeps_the_pins():

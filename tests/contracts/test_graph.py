@@ -114,6 +114,13 @@ def test_stage_params_in_dvc_yaml_name_their_own_section():
         assert used == listed, name
 
 
+def test_a_params_file_from_before_previous_follows_nobody(tmp_path):
+    (tmp_path / "params.yaml").write_text("recipe: recipes/cpu_tiny.yaml\nbase: x\n")
+    values = read_params(tmp_path)
+    assert (values["previous"], values["base"]) == ("", "x")
+    assert fill("--previous=${previous}", values) == "--previous="
+
+
 def test_templates_name_what_is_missing():
     assert fill("a ${x} b", {"x": "1"}) == "a 1 b"
     with pytest.raises(InputError, match="base"):

@@ -21,7 +21,7 @@ def _bytes(folder):
 def test_every_stage_killed_at_every_point_ends_in_the_same_bytes(new_company):
     home = new_company.home
     graph = read_graph(home)
-    values = {**read_params(home), "as_of": "2024-01-12", "base": ""}
+    values = {**read_params(home), "as_of": "2024-01-12", "base": "", "previous": ""}
     for name in upstream(graph, "release"):
         out = home / "artifacts" / name
 

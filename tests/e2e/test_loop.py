@@ -143,7 +143,9 @@ def test_dvc_repro_runs_the_same_graph(company, tmp_path, root):
         source = company.home if name == "recipes" else root
         shutil.copytree(source / name, home / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(root / "dvc.yaml", home)
-    (home / "params.yaml").write_text('recipe: recipes/tiny.yaml\nas_of: "2024-01-12"\nbase: ""\nseed: 17\n')
+    (home / "params.yaml").write_text(
+        'recipe: recipes/tiny.yaml\nas_of: "2024-01-12"\nbase: ""\nprevious: ""\nseed: 17\n'
+    )
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PLUMLINE_THREADS": "1", "PATH": path}
     for arguments in (["init", "-q", "--no-scm"], ["repro", "-q", "release"]):

@@ -17,6 +17,7 @@ def run(home, *arguments):
     [
         (["bootstrap"], "plumline init"),
         (["daily"], "plumline bootstrap"),
+        (["retrain-sids"], "plumline init"),
         (["recommend", "--history", "a"], "plumline bootstrap"),
         (["recommend"], "--user ID or --history"),
         (["recommend", "--user", "u", "--history", "a"], "one of the two"),

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.assignment import Layer, bits_for, exponent_for, in_threads, nearest, to_fixed
+from models.assignment import Codebook, Layer, bits_for, exponent_for, in_threads, to_fixed
 
 
 def slow_nearest(residual: np.ndarray, codebook: np.ndarray) -> list[int]:
@@ -29,12 +29,12 @@ def test_nearest_is_that_of_exact_arithmetic(seed: int, num_codes: int, reach: i
     if close:
         codebook = codebook[:1] + generator.integers(-1, 2, (num_codes, 6))
         codebook = np.clip(codebook, -(2**20), 2**20)
-    assert nearest(residual, codebook).tolist() == slow_nearest(residual, codebook)
+    assert Codebook(codebook).nearest(residual).tolist() == slow_nearest(residual, codebook)
 
 
 def test_nearest_of_nothing_and_of_one_code() -> None:
-    assert nearest(np.zeros((0, 3)), np.ones((4, 3))).tolist() == []
-    assert nearest(np.ones((2, 3)), np.zeros((1, 3))).tolist() == [0, 0]
+    assert Codebook(np.ones((4, 3))).nearest(np.zeros((0, 3))).tolist() == []
+    assert Codebook(np.zeros((1, 3))).nearest(np.ones((2, 3))).tolist() == [0, 0]
 
 
 @settings(max_examples=40, deadline=None)

@@ -12,15 +12,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
-from models.quantizer import Quantizer, QuantizerParams, check_vectors, refuse_collapse, run
-from models.quantizer_training import fair_negatives, neighbours_of, sample_rows, train
+from models.quantizer import Quantizer, QuantizerParams, check_vectors, fit, refuse_collapse, run
+from models.quantizer_training import neighbours_of, train
 from models.sid_table import describe_levels
-from models.vectors import Vectors
+from models.sids import extend_table
+from models.vectors import VectorFile, Vectors
 from plumline import artifact, tables
 from plumline.errors import CorruptArtifactError, InputError, MissingArtifactError, RefusedError
 
 SMALL = QuantizerParams(
-    codebooks=(16, 8), latent_dimensions=8, hidden=16, steps=120, warmup_steps=40, batch_size=64, learning_rate=1e-2
+    codebooks=(16, 8),
+    latent_dimensions=8,
+    hidden=16,
+    steps=120,
+    warmup_steps=40,
+    batch_size=64,
+    learning_rate=1e-2,
+    contrastive_weight=0.3,  # the pairs of `chain` tie clusters together that their contents tell apart
 )
 
 
@@ -295,22 +303,6 @@ def test_readers_name_what_is_missing_or_broken(tmp_path: Path) -> None:
         Quantizer.load(tmp_path)
 
 
-def test_neighbours_are_symmetric_known_and_few() -> None:
-    pairs = pairs_of([("a", "b", 5), ("a", "c", 9), ("a", "d", 9), ("b", "c", 1), ("c", "zzz", 50), ("d", "d", 7)])
-    graph = neighbours_of(pairs, ["a", "b", "c", "d"], 1).toarray()
-    # First of a is c (tie with d: lower row), of b is a, of c is a, of d is a.
-    expected = np.zeros((4, 4))
-    for i, j, count in ((0, 2, 9), (0, 1, 5), (0, 3, 9)):
-        expected[i, j] = expected[j, i] = count
-    assert np.array_equal(graph, expected)
-
-
-def test_fair_negatives_are_other_items_that_never_met() -> None:
-    graph = neighbours_of(pairs_of([("a", "b", 5)]), ["a", "b", "c"], 4)
-    fair = fair_negatives(graph, np.array([0, 1, 2, 0]))
-    assert fair.astype(int).tolist() == [[0, 0, 1, 0], [0, 0, 1, 0], [1, 1, 0, 1], [0, 0, 1, 0]]
-
-
 def test_contrastive_loss_brings_co_occurring_items_together() -> None:
     """Content says nothing, behaviour has ten groups: only the co-occurrence loss can put a group into one code."""
     generator = np.random.default_rng(0)
@@ -414,17 +406,20 @@ def test_renamed_codes_are_the_same_codes() -> None:
     assert np.array_equal(renamed, np.stack([names[0][codes[:, 0]], names[1][codes[:, 1]]], axis=1))
 
 
-def test_a_sample_keeps_pairs_together_and_is_the_same_again() -> None:
-    num_items = 1000
-    ids = [f"i{row:04d}" for row in range(num_items)]
-    graph = neighbours_of(pairs_of([(ids[i], ids[i + 500], 2) for i in range(500)]), ids, 4)
-    rows = sample_rows(graph, 400, seed=3)
-    assert len(rows) == 400
-    assert np.array_equal(rows, np.unique(rows))
-    assert np.array_equal(rows, sample_rows(graph, 400, seed=3))
-    both = np.isin((rows + 500) % 1000, rows).mean()
-    assert both > 0.85  # at random it would be 0.4
-    assert np.array_equal(sample_rows(graph, 1000, seed=3), np.arange(1000))
+@pytest.mark.parametrize("kind", ["rqvae", "rq_kmeans"])
+def test_a_retraining_may_inherit_its_codes(kind: str, tmp_path: Path) -> None:
+    """Started from the means of each code's items, another seed moves fewer of them; new ones get codes all the same."""
+    vectors, more = make_vectors(300), make_vectors(330)
+    params = SMALL.model_copy(update={"kind": kind, "steps": 60})
+    old_codes = fit_directly(vectors, params, seed=1).encode(vectors)
+    old = extend_table(None, vectors.item_ids, old_codes, params.codebooks, 4)
+    more.save(tmp_path)
+    moved = {}
+    for start in ("kmeans", "previous"):
+        told = params.model_copy(update={"retraining_start": start})
+        new = fit(VectorFile(tmp_path), chain(more), told, 2, old).encode(more)
+        moved[start] = (new[:300, 0] != old_codes[:, 0]).mean()
+    assert moved["previous"] < 0.5 < moved["kmeans"]
 
 
 def test_check_names_one_bad_number_among_many() -> None:

@@ -30,7 +30,7 @@ def test_quantise_by_hand() -> None:
 def test_progressive_masking_sums_the_first_levels_only() -> None:
     model = tiny()
     z = torch.randn(6, 2, generator=torch.Generator().manual_seed(1))
-    first, both = model.quantise(z, 1), model.quantise(z, 2)
+    first, both = (model.quantise(z, torch.full((len(z),), levels)) for levels in (1, 2))
     assert torch.allclose(first.quantised, model.codebooks[0][first.codes[:, 0]])
     assert torch.allclose(both.quantised - first.quantised, model.codebooks[1][first.codes[:, 1]], atol=1e-6)
     assert torch.equal(first.codes, both.codes)  # the mask hides levels, it does not skip them

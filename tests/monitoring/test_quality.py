@@ -25,6 +25,23 @@ def test_figures_of_a_release(example: ModuleType, tmp_path: Path) -> None:
     assert quality.gauges["effective_vocabulary"] == 11
 
 
+def test_churn_of_a_retraining_is_a_gauge_a_level(example: ModuleType, tmp_path: Path) -> None:
+    churn = {
+        "num_known": 20,
+        "before": [{"level": 1, "items": 0.98, "traffic": None}, {"level": 2, "items": 1.0, "traffic": None}],
+        "after": [{"level": 1, "items": 0.4, "traffic": 0.35}, {"level": 2, "items": 0.9, "traffic": 0.875}],
+    }
+    report = example.make_sids_report(churn=churn)
+    gauges = read_quality(example.make_release(tmp_path / "r", DAY, sids_report=report)).gauges
+    found = {name: value for name, value in gauges.items() if "churn" in name}
+    assert found == {
+        "sid_churn_level1_percent": 35.0,
+        "sid_churn_level1_unaligned_percent": 98.0,  # by items, where nothing has traffic
+        "sid_churn_level2_percent": 87.5,
+        "sid_churn_level2_unaligned_percent": 100.0,
+    }
+
+
 def test_figures_that_are_missing_are_left_out(example: ModuleType, tmp_path: Path) -> None:
     bare = {"as_of": DAY.isoformat(), "num_queries": 0, "methods": {"model": {"not_masked": {}}}, "daily": []}
     release = example.make_release(tmp_path / "r", DAY, scores=bare, sids_report={"uniqueness": 0.5})

@@ -60,7 +60,9 @@ def published(example: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> 
     folders, reports = [], []
     for n in range(2):
         day = DAY + timedelta(days=n)
-        release = example.make_release(home / "sealed" / str(n), day - timedelta(days=1))
+        moved = [{"level": level, "items": 0.5, "traffic": 0.4} for level in (1, 2)]
+        report = example.make_sids_report(churn={"num_known": 20, "before": moved, "after": moved}) if n else None
+        release = example.make_release(home / "sealed" / str(n), day - timedelta(days=1), sids_report=report)
         rows = [example.answer(day, i, ["item-01", "item-02"], release.release_id) for i in range(5)]
         example.put_traffic(home / "data" / "traffic", day, [*rows, example.answer(day, 9, [example.RETIRED], "x")])
         folders.append(release.folder)
