@@ -408,7 +408,7 @@ def test_renamed_codes_are_the_same_codes() -> None:
 
 @pytest.mark.parametrize("kind", ["rqvae", "rq_kmeans"])
 def test_a_retraining_may_inherit_its_codes(kind: str, tmp_path: Path) -> None:
-    """Started from the means of each code's items, another seed moves fewer of them; new ones get codes all the same."""
+    """Started from the means of each code's items, another seed moves fewer of them; new items get codes too."""
     vectors, more = make_vectors(300), make_vectors(330)
     params = SMALL.model_copy(update={"kind": kind, "steps": 60})
     old_codes = fit_directly(vectors, params, seed=1).encode(vectors)
