@@ -52,8 +52,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "v2 without masking": {**V2, "progressive_masking": False},
     "RQ-k-means": {**V2, "kind": "rq_kmeans"},
 }
-BASE = QuantizerParams(steps=1500, warmup_steps=300, batch_size=256, contrastive_weight=1.0, usage_floor=0.0)
-EPOCHS = {"leave-one-out": 6, "last 70 days": 5}
+BASE = QuantizerParams(steps=1000, warmup_steps=200, batch_size=256, contrastive_weight=2.0, usage_floor=0.0)
+EPOCHS = {"leave-one-out": 5, "last 70 days": 4}
 HORIZON = timedelta(days=70)
 PROTOCOLS = ("seen_masked", "not_masked")
 
@@ -83,7 +83,7 @@ def make_task(data: DataSet, protocol: str) -> retrieval.Task:
             queries.append((number, items[:-1], items[-1:]))
             continue
         before = days < first_held_out
-        histories.append(items[before][-100:])
+        histories.append(items[before][-40:])
         for day in np.unique(days[~before]):
             if len(known := items[days < day]):
                 queries.append((number, known, np.unique(items[days == day])))

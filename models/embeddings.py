@@ -38,8 +38,9 @@ class EmbeddingsParams(Params):
     modality `text_minilm`), a Hugging Face id or a local folder (mean pooling, unit length, `text_<last part>`)."""
     text_dimensions: int = Field(default=64, ge=1)
     """Most SVD dimensions of a TF-IDF vector; a small corpus has fewer. A Hugging Face encoder has its own."""
-    text_signs: int = Field(default=16, ge=8, multiple_of=8)
-    """Further dimensions of such a vector that keep rare terms apart: a random projection of the TF-IDF row."""
+    text_signs: int = Field(default=16, ge=0, multiple_of=8)
+    """Further dimensions of such a vector that keep rare terms apart: a random projection of the TF-IDF row. 0: none;
+    beside a pre-trained encoder they are not needed."""
     text_terms: int = Field(default=100_000, ge=1)
     """Most terms of a TF-IDF vocabulary."""
     text_tokens: int = Field(default=128, ge=8)

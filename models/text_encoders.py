@@ -77,7 +77,7 @@ class TfidfSvd:
     def fit(cls, documents: Sequence[Sequence[str]], *, dimensions: int, num_signs: int, max_terms: int) -> "TfidfSvd":
         """Fit on documents given as lists of terms, at least one of them not empty.
 
-        dimensions: upper bound of k. num_signs: s, a multiple of 8. max_terms: terms kept, those of most documents
+        dimensions: upper bound of k. num_signs: s, a multiple of 8, or 0. max_terms: terms kept, those of most documents
         first, then alphabetically.
         Deterministic, on any number of threads: the SVD runs on one, from a fixed start, with fixed signs.
         """
@@ -100,6 +100,8 @@ class TfidfSvd:
         """The vectorizer, and the projection (F, k + s) of its rows."""
         vectorizer = _vectorizer(self.terms)
         vectorizer.idf_ = self.idf
+        if not self.num_signs:
+            return vectorizer, self.components.T
         hashes = [hashlib.blake2b(term.encode(), digest_size=self.num_signs // 8).digest() for term in self.terms]
         bits = np.unpackbits(np.frombuffer(b"".join(hashes), np.uint8)).reshape(-1, self.num_signs)
         signs = (2.0 * bits - 1) / np.sqrt(self.num_signs)

@@ -56,7 +56,8 @@ class GateParams(Params):
     """Share of known items, by traffic, whose SID may move at `churn_level` in a retraining without paying for it. With
     the names aligned, a healthy one moves .29 to .55 at level 1, whether the seed changed or four weeks of catalogue
     (docs/experiments.md, 2026-11-24), so less would refuse every refresh; without them .95 to 1.0, and a scrambled one
-    (another encoder, other codebooks, names lost) lies near that, so more would let everything pass."""
+    (another encoder, other codebooks, names lost) lies near that, so more would let everything pass. A recipe that
+    inherits its codes (`quantizer.retraining_start`) moves less and can set less."""
     churn_level: int = Field(default=1, ge=1)
     """Levels of the SID that are looked at: 1 is the coarsest code; below it nearly everything moves by chance."""
     min_churn_recall_gain: float = Field(default=0.05, ge=0)

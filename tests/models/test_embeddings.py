@@ -238,6 +238,13 @@ def test_hugging_face_encoder(tiny_encoder: Path, tmp_path: Path) -> None:
     assert np.array_equal(alone.modalities[name][0], vectors.modalities[name][2])
 
 
+def test_without_signs_only_the_topics_are_left() -> None:
+    items = items_of(title=["red mug", "blue mug", "garden gnome", "red gnome"])
+    with_signs, without = (fitted(items, EmbeddingsParams(text_signs=signs)).modalities["text"] for signs in (16, 0))
+    assert with_signs.shape[1] == without.shape[1] + 16
+    assert np.array_equal(with_signs[:, :-16], without)
+
+
 def test_every_text_encoder_is_a_modality_of_its_own(tiny_encoder: Path) -> None:
     params = EmbeddingsParams(text_encoders=("tfidf_svd", str(tiny_encoder)), text_tokens=16)
     encoders = Encoders.fit(items_of(title=["red mug", "blue mug", None], channel=["a", "b", "a"]), params)
