@@ -12,7 +12,7 @@ What holds for it:
   item. However items arrive, in whatever order, batches or places, the table is the same, and nobody has to be asked
   which digits are taken. Two items of one prefix share a digit by chance of 1 / tie_break (a collision);
 * `by: arrival`: new items get the smallest free digit of their prefix, in the order of item_id within a run, so fewer
-  collide (only past capacity) and most digits are 0, so there is little to learn of them, but items that arrive in other
+  collide (only past capacity) and most digits are 0, so there is little to learn of them; items that arrive in other
   runs get other digits. After a retraining, an item whose prefix stayed keeps its digit;
 * items of one full SID (a collision): the index keeps them all behind one leaf.
 """

@@ -77,7 +77,7 @@ class TfidfSvd:
     def fit(cls, documents: Sequence[Sequence[str]], *, dimensions: int, num_signs: int, max_terms: int) -> "TfidfSvd":
         """Fit on documents given as lists of terms, at least one of them not empty.
 
-        dimensions: upper bound of k. num_signs: s, a multiple of 8, or 0. max_terms: terms kept, those of most documents
+        dimensions: upper bound of k. num_signs: s, a multiple of 8 or 0. max_terms: terms kept, of most documents
         first, then alphabetically.
         Deterministic, on any number of threads: the SVD runs on one, from a fixed start, with fixed signs.
         """
