@@ -53,7 +53,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "RQ-k-means": {**V2, "kind": "rq_kmeans"},
 }
 BASE = QuantizerParams(steps=1000, warmup_steps=200, batch_size=256, contrastive_weight=2.0, usage_floor=0.0)
-EPOCHS = {"leave-one-out": 5, "last 70 days": 4}
+EPOCHS = {"leave-one-out": 5, "last 70 days": 3}
 HORIZON = timedelta(days=70)
 PROTOCOLS = ("seen_masked", "not_masked")
 
