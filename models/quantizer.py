@@ -77,7 +77,7 @@ class QuantizerParams(Params):
     """(rqvae) What a moving average keeps of itself a step."""
     retraining_start: Literal["kmeans", "previous"] = "kmeans"
     """Where the codebooks of a retraining start. `previous`: from the means of the items that carried each code, so
-    that codes are inherited and less than half as many items move; `kmeans`: anew, so nothing worn out is kept."""
+    that codes are inherited and fewer items move; `kmeans`: anew, so nothing worn out is kept."""
     revive_every: int = Field(default=100, ge=1)
     """(rqvae) Steps after which codes that no item chose move onto items that are badly quantised."""
     usage_floor: float = Field(default=0.5, ge=0, le=1)
