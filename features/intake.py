@@ -210,8 +210,10 @@ def rename(table: pa.Table, contract: Contract, mapping: Mapping[str, str]) -> R
             columns[name] = _topics(table, spec.split("+"))
         elif name in contract.schema.names:
             columns[name] = _typed(table.column(spec), name, spec, contract, notes)
+        elif name.startswith("tag_") and contract is ITEMS and pa.types.is_null(table.column(spec).type):
+            notes.append(f"items: {name} is left out, no row has a value")  # any type would clash with a later delivery
         elif contract is ITEMS:
-            columns[name] = _vectors(table.column(spec), name)
+            columns[name] = (_tags if name.startswith("tag_") else _vectors)(table.column(spec), name)
         else:
             columns[name] = _text(table.column(spec))
     used = {column for spec in sources.values() for column in spec.split("+")}
@@ -397,3 +399,18 @@ def _vectors(values: Any, name: str) -> Any:
     if len(sizes) != 1:
         raise InputError(f"items: {name} has lists of {sorted(sizes)[:5]} numbers; all must be of one length")
     return values.cast(pa.list_(pa.float32(), sizes[0]))
+
+
+def _tags(values: Any, name: str) -> Any:
+    """A `tag_*` column: text, lists of text, float64 (not finite is null) or bool. InputError for any other type."""
+    kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+    if pa.types.is_boolean(kind):
+        return values.cast(kind)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return _text(values.cast(kind))
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return _typed(values, name, name, Contract("items", pa.schema({name: pa.float64()}), ()), [])
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    if is_list and kind.value_type in (pa.string(), pa.large_string(), pa.null()):
+        return values.cast(pa.list_(pa.string()))
+    raise InputError(f"items: {name} is {kind}; a tag_ column is text, a list of text, a number or a boolean a row")

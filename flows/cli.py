@@ -131,13 +131,35 @@ def status(as_json: bool) -> None:
 @click.option("--user", metavar="ID", help="A user whose history the online store holds.")
 @click.option("--history", metavar="ID,ID…", help="Items, oldest first, instead of a user's.")
 @click.option("-k", "num_items", default=10, show_default=True, type=click.IntRange(1, 100), help="How many items.")
+@click.option("--rule", metavar="RULE", help="What every item must fulfil: 'fresh(7d) & ~seen & price < 20'.")
+@click.option("--max-per-branch", metavar="N", type=click.IntRange(min=1), help="At most N SIDs with one first code.")
+@click.option("--temperature", metavar="T", type=float, help="A sample of the model's distribution, not the best.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the sample.")
 @_json_option
-def recommend(user: str | None, history: str | None, num_items: int, as_json: bool) -> None:
+def recommend(user: str | None, history: str | None, num_items: int, as_json: bool, **options: Any) -> None:
     """Ask the champion for recommendations, in this process."""
     from flows.ask import recommend as ask
 
-    answer = ask(_home(), user=user, history=history.split(",") if history is not None else None, num_items=num_items)
+    items = history.split(",") if history is not None else None
+    answer = ask(_home(), user=user, history=items, num_items=num_items, **options)
     _print(answer.to_json(), as_json, answer.lines())
+
+
+@main.command("beam-check")
+@click.option("--release", "release_id", metavar="ID", help="A release of the registry; default: the champion.")
+@click.option("--requests", "num_requests", default=20, show_default=True, type=click.IntRange(min=1), help="How many.")
+@click.option("--width", default=50, show_default=True, type=click.IntRange(min=1), help="Beams of a search.")
+@click.option("-k", "num_items", default=10, show_default=True, type=click.IntRange(1, 100), help="Items of a list.")
+@click.option("--rule", metavar="RULE", help="What every item must fulfil.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the sample of users.")
+@_json_option
+def beam_check(release_id: str | None, as_json: bool, **options: Any) -> None:
+    """Score every SID exactly for some users, and say what the beam search missed; exit 1 if it says what is not so."""
+    from flows.beam_check import check_beams
+
+    certificate = check_beams(_home(), release_id=release_id, **options)
+    _print(certificate.to_json(), as_json, certificate.lines())
+    sys.exit(0 if certificate.holds else 1)
 
 
 @main.command()

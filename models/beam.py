@@ -1,15 +1,17 @@
 """Constrained beam search: the online half of STATIC. Returns only SIDs that the index holds, with their scores.
 
-The prompt is run once per request. From then on all beams of a request are one row: the tokens of every beam of every
-level are appended to the one cache, and a mask lets each beam see the prompt and its own ancestors (tree attention), so
-that nothing of the cache is copied or reordered when beams die. Hugging Face's `generate` and its
+The prompt is run once per request; all beams of a request then decode over its one cache (`models/decoder.py`), and a
+rule of each request closes every subtree without an allowed item (`models/trie.py`). Hugging Face's `generate` and its
 `generation_config` are never used: a sampling default that came with a checkpoint cannot reach this search.
 
 Order is exact. Beams stand in the lexicographic order of their codes between the levels, so the candidates of a level
 do too, and of equal scores the lexicographically smaller code tuple survives and comes first. Equal means equal as
 computed: the same prompt in another batch may differ in the last bits of its scores, as any matrix product does.
 
-Shapes: B requests, K beams, P prompt tokens, T tokens in the cache, V vocabulary, C candidates of a request.
+Beside the best, two other choices: at most so many beams a branch (`Choice.cap`), and a sample without replacement
+(`Choice.temperature`; Kool, van Hoof, Welling 2019, "Stochastic Beams and Where to Find Them").
+
+Shapes: B requests, K beams, S codes of a level, C candidates of a request.
 """
 
 from __future__ import annotations
@@ -21,18 +23,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from models.decoder import Decoder, check_model
 from models.index import Index
-from plumline.errors import InputError, PlumlineError
+from models.trie import DEAD, Allowed, State, Trie, expand
+from plumline.errors import InputError
 
 if TYPE_CHECKING:
     from plumline.sid import SidSpace
 
-_DEAD = float("-inf")
-
 
 @dataclass(frozen=True)
 class Beams:
-    """What one request got, best first: codes (K', L) int64 and scores (K',) float32, K' ≤ width.
+    """What one request got: codes (K', L) int64 and scores (K',) float32, K' ≤ width, best first (or as drawn).
 
     A score is the log-probability of the whole SID given the prompt.
     """
@@ -41,36 +43,33 @@ class Beams:
     scores: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
-class Trie:
-    """The arrays of an Index on a device (shared with the Index on a CPU, copied once elsewhere)."""
-
-    sizes: tuple[int, ...]
-    codes: tuple[torch.Tensor, ...]
-    children: tuple[torch.Tensor, ...]
-
-    @staticmethod
-    def of(index: Index, device: torch.device | str) -> Trie:
-        """Bring an index to a device."""
-        return Trie(
-            sizes=index.sizes,
-            codes=tuple(torch.from_numpy(array).to(device) for array in index.codes),
-            children=tuple(torch.from_numpy(array).to(device) for array in index.children),
-        )
-
-
 @dataclass(frozen=True)
-class _Candidates:
-    """Continuations of all beams, in lexicographic order, padded: each (B, C).
+class Choice:
+    """Which SIDs are chosen among the possible ones.
 
-    beam: int64, which beam is continued. code: int64, with what. node: int64, node of the trie, 0 without one.
-    alive: bool, False for padding and behind dead beams.
+    cap, cap_level: at most `cap` beams share their first `cap_level` codes; None: no cap. The best of a branch stay.
+    temperature: None: the best ones. Else the beams are a sample without replacement from the model's distribution over
+    the allowed SIDs, each step's log-probabilities divided by the temperature and normalised over the allowed
+    continuations; they come in the order in which they were drawn. Scores stay the model's own log-probabilities.
+    seed: of the sample, for every request of a batch alike, so that none depends on its place in it.
     """
 
-    beam: torch.Tensor
-    code: torch.Tensor
-    node: torch.Tensor
-    alive: torch.Tensor
+    cap: int | None = None
+    cap_level: int = 1
+    temperature: float | None = None
+    seed: int = 0
+
+    def check(self, num_levels: int) -> None:
+        """Raise InputError naming the value that cannot be."""
+        if self.cap is not None and self.cap < 1:
+            raise InputError(f"cap {self.cap}: at least 1 beam a branch, or none for no cap")
+        if not 1 <= self.cap_level <= num_levels:
+            raise InputError(f"cap_level {self.cap_level}: a SID has levels 1 … {num_levels}")
+        if self.temperature is not None and not 0 < self.temperature < float("inf"):
+            raise InputError(f"temperature {self.temperature}: above 0, or none for the best instead of a sample")
+
+
+BEST = Choice()
 
 
 @torch.inference_mode()
@@ -83,171 +82,102 @@ def beam_search(
     index: Index | Trie | None,
     width: int,
     device: torch.device | str,
+    delta: Trie | None = None,
+    allowed: Sequence[Allowed] | None = None,
     over_slice: bool = False,
+    choice: Choice = BEST,
 ) -> list[Beams]:
-    """The `width` best SIDs after each prompt, or fewer where the index holds fewer.
+    """The `width` best SIDs after each prompt, or fewer where fewer exist and are allowed.
 
-    model: a Hugging Face causal LM in eval mode on `device`, sdpa attention, full attention in every layer.
+    model: a Hugging Face causal LM in eval mode on `device` (see `models/decoder.py` for the kinds).
     prompts: token ids, at least one a prompt, of any lengths. sid_base: id of the first SID token.
     index: SIDs that may come out (a Trie saves the way to the device on every call); None: any code of each level.
-    over_slice: normalise the log-probabilities over the codes of the level only, not over the whole vocabulary.
-    Raises InputError if the model or the index does not fit, PlumlineError if the model yields no finite numbers.
+    delta: further SIDs, some of them perhaps in the index too. allowed: what each request may get.
+    over_slice: normalise the log-probabilities of each step over the codes of the level (and compute no other logits);
+    else over the whole vocabulary, so that a score is the model's own log-probability.
+    Raises InputError if the model or the index does not fit or nothing is allowed to a request, PlumlineError if the
+    model yields no finite numbers.
     """
-    _check(model, prompts, space, index, width)
+    _check(model, prompts, space, index, delta, width, allowed)
+    choice.check(space.num_levels)
     if not prompts:
         return []
     trie = Trie.of(index, device) if isinstance(index, Index) else index
-    decoder = _Decoder(model, prompts, device)
+    decoder = Decoder(model, prompts, width * (space.num_levels - 1), device)
     num_rows = len(prompts)
+    state = State.roots(num_rows, trie, delta, device)
     score_BK = torch.zeros(num_rows, 1, dtype=decoder.score_type, device=device)
-    node_BK = torch.zeros(num_rows, 1, dtype=torch.int64, device=device)
     codes_BKL = torch.zeros(num_rows, 1, 0, dtype=torch.int64, device=device)
+    lottery = _Lottery(choice, num_rows, decoder.score_type) if choice.temperature is not None else None
     for level, (size, offset) in enumerate(zip(space.sizes, space.offsets, strict=True)):
-        # 1. Log-probabilities of this level's codes, after every beam.
+        # 1. Log-probabilities of this level's codes, after every beam, and those that may follow.
         logp_BKS = decoder.log_probabilities(sid_base + offset, size, over_slice)
-        # 2. Children of every beam that lives, and their scores.
-        alive_BK = score_BK > _DEAD
-        candidates = _all_codes(alive_BK, size) if trie is None else _children(trie, level, node_BK, alive_BK)
-        gather_BC = candidates.beam * size + candidates.code
-        score_BC = logp_BKS.flatten(1).gather(1, gather_BC) + score_BK.gather(1, candidates.beam)
-        score_BC = score_BC.masked_fill(~candidates.alive, _DEAD)
-        # 3. The best of them, still in lexicographic order.
-        keep_BK = _best(score_BC, width)
-        score_BK = score_BC.gather(1, keep_BK.clamp(min=0)).masked_fill(keep_BK < 0, _DEAD)
+        candidates = expand(trie, delta, level, state, logp_BKS, score_BK, allowed)
+        # 2. The best (or drawn) of them, still in lexicographic order.
+        key_BC = candidates.score
+        if lottery is not None:
+            key_BC = lottery.draw(candidates.score.unflatten(1, (-1, candidates.branch)), score_BK).flatten(1)
+        if choice.cap is not None and level + 1 >= choice.cap_level:
+            key_BC = _capped(key_BC, _branches(codes_BKL, candidates, choice.cap_level), choice.cap)
+        keep_BK = _best(key_BC, width)
+        dead_BK = keep_BK < 0
         keep_BK = keep_BK.clamp(min=0)  # a row with fewer beams than another repeats a candidate, dead by its score
-        parent_BK = candidates.beam.gather(1, keep_BK)
-        code_BK = candidates.code.gather(1, keep_BK)
-        node_BK = candidates.node.gather(1, keep_BK)
+        score_BK = candidates.score.gather(1, keep_BK).masked_fill(dead_BK, DEAD)
+        if lottery is not None:
+            lottery.keep(key_BC, keep_BK, dead_BK)
+        parent_BK, code_BK, state = candidates.chosen(keep_BK)
         codes_BKL = torch.cat(
             [codes_BKL.gather(1, parent_BK[..., None].expand(-1, -1, level)), code_BK[..., None]], dim=-1
         )
-        # 4. Run the model on the new tokens.
+        # 3. Run the model on the new tokens.
         if level + 1 < space.num_levels:
             decoder.append(parent_BK, sid_base + offset + code_BK)
-    return [_sorted(codes_KL, score_K) for codes_KL, score_K in zip(codes_BKL, score_BK, strict=True)]
+    order_BK = score_BK if lottery is None else lottery.key_BK
+    return [_sorted(*row) for row in zip(codes_BKL, score_BK, order_BK, strict=True)]
 
 
 def _check(
-    model: Any, prompts: Sequence[Sequence[int]], space: SidSpace, index: Index | Trie | None, width: int
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    space: SidSpace,
+    index: Index | Trie | None,
+    delta: Trie | None,
+    width: int,
+    allowed: Sequence[Allowed] | None,
 ) -> None:
+    check_model(model)
     if width < 1:
         raise InputError(f"beam width {width}: at least 1")
-    if any(len(prompt) == 0 for prompt in prompts):
-        raise InputError("a prompt without tokens: every prompt has at least one (its beginning-of-text token)")
-    if index is not None and tuple(index.sizes) != tuple(space.sizes):
-        raise InputError(
-            f"index of levels {index.sizes} beside a vocabulary of levels {space.sizes}: two releases mixed"
-        )
-    config = model.config
-    if config._attn_implementation != "sdpa":  # "eager" reads a boolean mask as numbers to add and is silently wrong
-        raise InputError(f"attention {config._attn_implementation!r}: load the model with attn_implementation='sdpa'")
-    if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
-        raise InputError(f"layers {sorted(set(config.layer_types))}: only full attention is decoded here yet")
-
-
-class _Decoder:
-    """The model, its one cache, and who sees whom in it."""
-
-    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], device: torch.device | str) -> None:
-        from transformers import DynamicCache
-
-        self.backbone, self.head = model.base_model, model.get_output_embeddings()
-        self.softcap = getattr(model.config, "final_logit_softcapping", None)
-        self.cache = DynamicCache(config=model.config)
-        length = max(len(prompt) for prompt in prompts)
-        ids_BP = torch.zeros(len(prompts), length, dtype=torch.int64)
-        seen_BP = torch.zeros(len(prompts), length, dtype=torch.int64)
-        for row, prompt in enumerate(prompts):  # padding stands left: the last column is every prompt's last token
-            ids_BP[row, length - len(prompt) :] = torch.as_tensor(prompt)
-            seen_BP[row, length - len(prompt) :] = 1
-        ids_BP, seen_BP = ids_BP.to(device), seen_BP.to(device)
-        self.position_B = seen_BP.sum(1)  # of the next token
-        hidden = self.backbone(
-            input_ids=ids_BP,
-            attention_mask=seen_BP,
-            position_ids=(seen_BP.cumsum(1) - 1).clamp(min=0),
-            past_key_values=self.cache,
-            use_cache=True,
-        )
-        self.hidden_BKD = hidden.last_hidden_state[:, -1:]
-        self.prompt_B1P = seen_BP.bool()[:, None]
-        self.ancestors_BKT = torch.zeros(len(prompts), 1, 0, dtype=torch.bool, device=device)
-        self.score_type = torch.promote_types(self.hidden_BKD.dtype, torch.float32)
-
-    def log_probabilities(self, first: int, size: int, over_slice: bool) -> torch.Tensor:
-        """Of the tokens first … first+size-1 after each beam. Returns (B, K, size) in at least float32."""
-        logits_BKV = self.head(self.hidden_BKD).to(self.score_type)
-        if self.softcap is not None:
-            logits_BKV = torch.tanh(logits_BKV / self.softcap) * self.softcap
-        slice_BKS = logits_BKV[..., first : first + size]
-        total_BK1 = torch.logsumexp(slice_BKS if over_slice else logits_BKV, dim=-1, keepdim=True)
-        if not torch.isfinite(total_BK1).all():
-            raise PlumlineError("the model yields numbers that are not finite; its weights cannot be used, train again")
-        return slice_BKS - total_BK1
-
-    def append(self, parent_BK: torch.Tensor, token_BK: torch.Tensor) -> None:
-        """Run one token a beam; every one sees the prompt, what its parent saw, the parent's token and itself."""
-        num_rows, num_beams = token_BK.shape
-        own_BKK = torch.eye(num_beams, dtype=torch.bool, device=token_BK.device).expand(num_rows, -1, -1)
-        inherited = parent_BK[..., None].expand(-1, -1, self.ancestors_BKT.shape[-1])
-        self.ancestors_BKT = torch.cat([self.ancestors_BKT.gather(1, inherited), own_BKK], dim=-1)
-        mask_BKT = torch.cat([self.prompt_B1P.expand(-1, num_beams, -1), self.ancestors_BKT], dim=-1)
-        hidden = self.backbone(
-            input_ids=token_BK,
-            attention_mask=mask_BKT[:, None],
-            position_ids=self.position_B[:, None].expand(-1, num_beams),
-            past_key_values=self.cache,
-            use_cache=True,
-        )
-        self.hidden_BKD = hidden.last_hidden_state
-        self.position_B = self.position_B + 1
-
-
-def _all_codes(alive_BK: torch.Tensor, size: int) -> _Candidates:
-    """Every code of the level after every beam."""
-    num_rows, num_beams = alive_BK.shape
-    flat_BC = torch.arange(num_beams * size, device=alive_BK.device).expand(num_rows, -1)
-    beam_BC = flat_BC // size
-    return _Candidates(beam_BC, flat_BC % size, torch.zeros_like(flat_BC), alive_BK.gather(1, beam_BC))
-
-
-def _children(trie: Trie, level: int, node_BK: torch.Tensor, alive_BK: torch.Tensor) -> _Candidates:
-    """The children of every living beam's node: one flat gather over the CSR rows, no loop."""
-    num_rows, num_beams = node_BK.shape
-    pointers, level_codes = trie.children[level], trie.codes[level]
-    first = pointers[node_BK].long().flatten()
-    count = (pointers[node_BK + 1].long().flatten() - first) * alive_BK.flatten()
-    before = count.cumsum(0) - count  # candidates of all earlier beams, of all requests
-    source = torch.repeat_interleave(count)  # beam (of B*K) of each candidate
-    flat = torch.arange(len(source), device=source.device)
-    node = first[source] + flat - before[source]
-    row = source // num_beams
-    slot = flat - before[row * num_beams]
-    shape = (num_rows, int(count.view(num_rows, num_beams).sum(1).max()))
-
-    def padded(values: torch.Tensor, fill: Any) -> torch.Tensor:
-        out = torch.full(shape, fill, dtype=values.dtype, device=values.device)
-        out[row, slot] = values
-        return out
-
-    return _Candidates(
-        beam=padded(source % num_beams, 0),
-        code=padded(level_codes[node].long(), 0),
-        node=padded(node, 0),
-        alive=padded(torch.ones_like(node, dtype=torch.bool), False),
-    )
+    for trie in (index, delta):
+        if trie is not None and tuple(trie.sizes) != tuple(space.sizes):
+            raise InputError(
+                f"index of levels {trie.sizes} beside a vocabulary of levels {space.sizes}: two releases mixed"
+            )
+    if allowed is None:
+        return
+    if index is None:
+        raise InputError("rules without an index: a rule is about items, which only an index has")
+    if len(allowed) != len(prompts):
+        raise InputError(f"{len(allowed)} rules for {len(prompts)} prompts: one each")
+    for number, one in enumerate(allowed):
+        if len(one) == 0:
+            raise InputError(f"request {number}: {one.said} allows no item; ask for less")
 
 
 def _best(score_BC: torch.Tensor, width: int) -> torch.Tensor:
     """Positions of the `width` highest scores of each row, ascending; of equal scores the first positions win.
 
-    Returns (B, K) int64, K the most that any row has; -1 fills rows with fewer candidates that live. `topk` alone would
-    choose among equal scores as it likes, so it only gives the threshold.
+    Returns (B, K) int64, K the most that any row has; -1 fills rows with fewer candidates that live.
     """
     num_kept = min(width, score_BC.shape[1])
-    threshold_B1 = score_BC.topk(num_kept, dim=1, sorted=True).values[:, -1:]
+    top = score_BC.topk(num_kept, dim=1, sorted=True)
+    threshold_B1 = top.values[:, -1:]
+    # `topk` chooses among equal scores as it likes, which matters only where they lie on both sides of the cut.
+    tied_B = (score_BC == threshold_B1).sum(1) > (top.values == threshold_B1).sum(1)
+    if not bool((tied_B | (threshold_B1[:, 0] == DEAD)).any()):
+        return top.indices.sort(dim=1).values
     above_BC = score_BC > threshold_B1
-    equal_BC = (score_BC == threshold_B1) & (score_BC > _DEAD)
+    equal_BC = (score_BC == threshold_B1) & (score_BC > DEAD)
     room_B1 = num_kept - above_BC.sum(1, keepdim=True)
     kept_BC = above_BC | (equal_BC & (equal_BC.cumsum(1) <= room_B1))
     row, position = kept_BC.nonzero(as_tuple=True)  # row-major: ascending positions within each row
@@ -258,9 +188,72 @@ def _best(score_BC: torch.Tensor, width: int) -> torch.Tensor:
     return keep_BK
 
 
-def _sorted(codes_KL: torch.Tensor, score_K: torch.Tensor) -> Beams:
-    """Living beams of one request, best first; they come in lexicographic order, so a stable sort settles ties."""
-    alive_K = score_K > _DEAD
-    codes_KL, score_K = codes_KL[alive_K], score_K[alive_K]
-    score_K, order_K = score_K.sort(descending=True, stable=True)
-    return Beams(codes_KL[order_K].cpu().numpy(), score_K.float().cpu().numpy())
+def _branches(codes_BKL: torch.Tensor, candidates: Any, cap_level: int) -> torch.Tensor:
+    """Number of the branch (the first `cap_level` codes) of each candidate, ascending along a row: (B, C) int64."""
+    num_rows, num_beams, depth = codes_BKL.shape
+    num_candidates = candidates.score.shape[1]
+    if depth < cap_level:  # every candidate is a branch of its own, since this level is the last that names it
+        return torch.arange(num_candidates, device=codes_BKL.device).expand(num_rows, -1)
+    prefix_BKL = codes_BKL[..., :cap_level]  # beams stand in lexicographic order: a branch is a run of them
+    new_BK = torch.ones(num_rows, num_beams, dtype=torch.int64, device=codes_BKL.device)
+    new_BK[:, 1:] = (prefix_BKL[:, 1:] != prefix_BKL[:, :-1]).any(-1).long()
+    return (new_BK.cumsum(1) - 1).repeat_interleave(candidates.branch, dim=1)
+
+
+def _capped(key_BC: torch.Tensor, branch_BC: torch.Tensor, cap: int) -> torch.Tensor:
+    """The keys, DEAD but for the `cap` highest of every branch (of equal ones the first)."""
+    order_BC = key_BC.sort(dim=1, descending=True, stable=True).indices
+    order_BC = order_BC.gather(1, branch_BC.gather(1, order_BC).sort(dim=1, stable=True).indices)
+    sorted_BC = branch_BC.gather(1, order_BC)
+    first_BC = torch.searchsorted(sorted_BC, sorted_BC)  # where the branch begins among the sorted candidates
+    rank_BC = torch.arange(key_BC.shape[1], device=key_BC.device) - first_BC
+    return key_BC.masked_fill(torch.empty_like(rank_BC).scatter_(1, order_BC, rank_BC) >= cap, DEAD)
+
+
+class _Lottery:
+    """Gumbel-top-k: perturbed log-probabilities whose highest are a sample without replacement, level by level.
+
+    key_BK: of each beam, its perturbed log-probability; logp_BK: its own at the temperature, over what is allowed.
+    """
+
+    def __init__(self, choice: Choice, num_rows: int, score_type: torch.dtype) -> None:
+        assert choice.temperature is not None
+        self._temperature = choice.temperature
+        # Drawn on the CPU, in the order of the codes: a sample depends neither on the batch nor on the device.
+        self._generators = [torch.Generator().manual_seed(choice.seed) for _ in range(num_rows)]
+        self._type = score_type
+        self.key_BK = torch.zeros(num_rows, 1, dtype=score_type)
+        self.logp_BK = torch.zeros(num_rows, 1, dtype=score_type)
+
+    def draw(self, score_BKM: torch.Tensor, score_BK: torch.Tensor) -> torch.Tensor:
+        """Keys of the candidates of each beam. score_BKM: log-probabilities of the whole prefixes; DEAD: none."""
+        device = score_BKM.device
+        self.key_BK, self.logp_BK = self.key_BK.to(device), self.logp_BK.to(device)
+        alive_BKM = score_BKM > DEAD
+        step_BKM = ((score_BKM - score_BK[..., None]) / self._temperature).masked_fill(~alive_BKM, DEAD)
+        total_BK1 = torch.logsumexp(step_BKM, dim=-1, keepdim=True).nan_to_num(neginf=0.0)
+        self._logp_BKM = self.logp_BK[..., None] + step_BKM - total_BK1
+        noise = torch.zeros(score_BKM.shape, dtype=self._type)
+        for row, generator in enumerate(self._generators):
+            mask = alive_BKM[row].cpu()
+            noise[row][mask] = torch.empty(int(mask.sum()), dtype=self._type).exponential_(generator=generator)
+        gumbel_BKM = (self._logp_BKM - noise.to(device).log()).masked_fill(~alive_BKM, DEAD)
+        # Conditioned on the largest of a beam's candidates being the beam's own key (Kool et al., appendix B.3).
+        largest_BK1 = gumbel_BKM.amax(dim=-1, keepdim=True)
+        key_BK1 = self.key_BK[..., None]
+        v_BKM = key_BK1 - gumbel_BKM + torch.log1p(-torch.exp((gumbel_BKM - largest_BK1).clamp(max=0)))
+        key_BKM = key_BK1 - v_BKM.clamp(min=0) - torch.log1p(torch.exp(-v_BKM.abs()))
+        return torch.where(gumbel_BKM == largest_BK1, key_BK1, key_BKM).masked_fill(~alive_BKM, DEAD)
+
+    def keep(self, key_BC: torch.Tensor, keep_BK: torch.Tensor, dead_BK: torch.Tensor) -> None:
+        """Go on with the chosen candidates."""
+        self.key_BK = key_BC.gather(1, keep_BK).masked_fill(dead_BK, DEAD)
+        self.logp_BK = self._logp_BKM.flatten(1).gather(1, keep_BK).masked_fill(dead_BK, DEAD)
+
+
+def _sorted(codes_KL: torch.Tensor, score_K: torch.Tensor, key_K: torch.Tensor) -> Beams:
+    """Living beams of one request, highest key first; they come in lexicographic order: a stable sort settles ties."""
+    alive_K = score_K > DEAD
+    codes_KL, score_K, key_K = codes_KL[alive_K], score_K[alive_K], key_K[alive_K]
+    order_K = key_K.sort(descending=True, stable=True).indices
+    return Beams(codes_KL[order_K].cpu().numpy(), score_K[order_K].float().cpu().numpy())

@@ -1,7 +1,7 @@
 """Stage `index`: the SIDs that may be generated, as a trie in CSR form, and the items behind each of them.
 
     reads   catalog (items.parquet), sids (sids.parquet, space.json)
-    writes  index.json, level_<l>_codes.npy, level_<l>_children.npy, item_starts.npy, item_rows.npy, items.parquet
+    writes  index.json, level_<l>_codes.npy, level_<l>_children.npy, level_<l>_items.npy, item_rows.npy, items.parquet
     run     python -m models.index --params recipes/cpu_tiny.yaml --catalog artifacts/catalog \\
                 --sids artifacts/sids --out artifacts/index
 
@@ -22,10 +22,10 @@ import pyarrow as pa
 from plumline.artifact import read_json, write_json
 from plumline.errors import CorruptArtifactError, InputError, MissingArtifactError, RefusedError
 from plumline.stage import Params, main, say
-from plumline.tables import column, read_parquet, write_parquet
+from plumline.tables import column, read_parquet
 
 _INDEX = "index.json"
-_ITEMS = "items.parquet"
+ITEMS_FILE = "items.parquet"
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,14 +37,16 @@ class Index:
     children: children[l] (num_nodes(l)+1,) integers: node n of depth l has the nodes children[l][n] …
         children[l][n+1]-1 of depth l+1 for children, in ascending order of their codes. Depth 0 is the root, depth L
         are the leaves.
-    item_starts: (num_leaves+1,) integers; item_rows: (N,) integers: rows of the code table behind leaf i are
-        item_rows[item_starts[i]:item_starts[i+1]], the one that comes first in the priority order first.
+    items: items[l] (num_nodes(l+1)+1,) integers: the items below node n of depth l+1 stand at the positions items[l][n]
+        … items[l][n+1]-1. Positions number all items in the order of their leaves, and behind one leaf in the priority
+        order, so that a set of items is a set of positions and a subtree is a range of them.
+    item_rows: (N,) integers: row of the code table at each position.
     """
 
     sizes: tuple[int, ...]
     codes: tuple[np.ndarray, ...]
     children: tuple[np.ndarray, ...]
-    item_starts: np.ndarray
+    items: tuple[np.ndarray, ...]
     item_rows: np.ndarray
 
     @property
@@ -86,7 +88,8 @@ class Index:
         begins = np.zeros(len(codes), dtype=bool)
         begins[0] = True
         starts = np.zeros(1, dtype=np.int64)  # first row of each node of depth l; the root starts at row 0
-        level_codes, level_children = [], []
+        level_codes, level_children, level_items = [], [], []
+        rows = _smallest(len(codes) + 1, at_least=np.int32)
         for level, size in enumerate(sizes):
             begins[1:] |= codes[1:, level] != codes[:-1, level]
             next_starts = np.flatnonzero(begins)
@@ -94,13 +97,13 @@ class Index:
             pointers = np.append(np.searchsorted(next_starts, starts), len(next_starts))
             level_codes.append(codes[next_starts, level].astype(_smallest(size)))
             level_children.append(pointers.astype(_smallest(len(next_starts) + 1, at_least=np.int32)))
+            level_items.append(np.append(next_starts, len(codes)).astype(rows))
             starts = next_starts
-        rows = _smallest(len(codes) + 1, at_least=np.int32)
         return Index(
             sizes=tuple(sizes),
             codes=tuple(level_codes),
             children=tuple(level_children),
-            item_starts=np.append(starts, len(codes)).astype(rows),
+            items=tuple(level_items),
             item_rows=order.astype(rows),
         )
 
@@ -134,9 +137,18 @@ class Index:
             nodes = np.searchsorted(self.children[level], nodes, side="right") - 1
         return codes
 
+    def positions_behind(self, leaf: int) -> range:
+        """Positions of the items behind one leaf, in priority order."""
+        return range(int(self.items[-1][leaf]), int(self.items[-1][leaf + 1]))
+
     def rows_behind(self, leaf: int) -> np.ndarray:
         """Rows of the code table behind one leaf, in priority order."""
-        return self.item_rows[self.item_starts[leaf] : self.item_starts[leaf + 1]]
+        behind = self.positions_behind(leaf)
+        return self.item_rows[behind.start : behind.stop]
+
+    def item_codes(self) -> np.ndarray:
+        """SID of the item at each position. Returns (N, L) int64."""
+        return np.repeat(self.leaf_codes(), np.diff(self.items[-1]), axis=0)
 
     def save(self, folder: Path) -> None:
         """Write index.json and one .npy an array (equal indexes give equal bytes)."""
@@ -162,14 +174,15 @@ class Index:
             sizes=tuple(about["sizes"]),
             codes=tuple(_map_array(folder / f"level_{level}_codes.npy") for level in levels),
             children=tuple(_map_array(folder / f"level_{level}_children.npy") for level in levels),
-            item_starts=_map_array(folder / "item_starts.npy"),
+            items=tuple(_map_array(folder / f"level_{level}_items.npy") for level in levels),
             item_rows=_map_array(folder / "item_rows.npy"),
         )
         num_nodes = [1, *(len(codes) for codes in index.codes)]
         fits = [len(pointers) == num_nodes[level] + 1 for level, pointers in enumerate(index.children)]
         fits += [int(pointers[-1]) == num_nodes[level + 1] for level, pointers in enumerate(index.children)]
-        fits += [len(index.item_starts) == index.num_leaves + 1, index.num_leaves == about["num_leaves"]]
-        fits += [int(index.item_starts[-1]) == index.num_items, index.num_items == about["num_items"]]
+        fits += [len(starts) == num_nodes[level + 1] + 1 for level, starts in enumerate(index.items)]
+        fits += [int(starts[-1]) == index.num_items for starts in index.items]
+        fits += [index.num_leaves == about["num_leaves"], index.num_items == about["num_items"]]
         if not all(fits):
             raise CorruptArtifactError(f"{folder}: arrays of different indexes lie together; run the index stage again")
         return index
@@ -177,7 +190,8 @@ class Index:
     def _arrays(self) -> dict[str, np.ndarray]:
         named = {f"level_{level}_codes": array for level, array in enumerate(self.codes)}
         named |= {f"level_{level}_children": array for level, array in enumerate(self.children)}
-        return named | {"item_starts": self.item_starts, "item_rows": self.item_rows}
+        named |= {f"level_{level}_items": array for level, array in enumerate(self.items)}
+        return named | {"item_rows": self.item_rows}
 
 
 def _check_codes(codes: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
@@ -217,8 +231,8 @@ def _map_array(path: Path) -> np.ndarray:
 
 
 def read_index_item_ids(folder: Path) -> list[str]:
-    """Item behind each row that the index of this folder names, in the order of the rows."""
-    return column(read_parquet(folder / _ITEMS, ["item_id"]), "item_id")
+    """Item at each position of the index of this folder."""
+    return column(read_parquet(folder / ITEMS_FILE, ["item_id"]), "item_id")
 
 
 class IndexParams(Params):
@@ -233,29 +247,25 @@ def run(params: IndexParams, *, catalog: Path, sids: Path, out: Path) -> None:
     Raises RefusedError if no live item has a SID.
     """
     from features.catalog import Catalog
+    from models.segment import Segment, index_items
     from models.sid_table import SidTable
 
     items = Catalog.load(catalog).items
-    first_seen = dict(zip(column(items, "item_id"), column(items, "first_seen_day"), strict=True))
-    retired = {item for item, gone in zip(column(items, "item_id"), column(items, "retired"), strict=True) if gone}
     table = SidTable.load(sids)
-    live = [row for row, item in enumerate(table.item_ids) if item in first_seen and item not in retired]
-    num_without_sid = len(first_seen) - len(retired) - len(live)
+    row_of = {item: row for row, item in enumerate(table.item_ids)}
+    retired = items.column("retired").to_numpy()
+    rows = np.array([row_of.get(item, -1) for item in column(items, "item_id")], dtype=np.int64)
+    live = ~retired & (rows >= 0)
+    num_without_sid = int((~retired & (rows < 0)).sum())
     if num_without_sid:
         say(f"index: {num_without_sid} live items have no SID and cannot be recommended; run the sids stage again")
-    if not live:
+    if not live.any():
         raise RefusedError(
-            f"{catalog}: none of {len(first_seen)} items is live and has a SID ({len(retired)} are retired); "
+            f"{catalog}: none of {len(items)} items is live and has a SID ({int(retired.sum())} are retired); "
             "an empty index would recommend nothing; land items first"
         )
-    item_ids = [table.item_ids[row] for row in live]
-    days = [first_seen[item] for item in item_ids]
-    oldest = np.asarray([0 if day is None else day.toordinal() for day in days], dtype=np.int64)
-    order = np.lexsort((np.asarray(item_ids), -oldest))
-    priority = np.empty(len(live), dtype=np.int64)
-    priority[order] = np.arange(len(live))
-    Index.build(np.asarray(table.codes)[live], table.space.sizes, priority).save(out)
-    write_parquet(out / _ITEMS, pa.table({"item_id": pa.array(item_ids, pa.string())}))
+    codes = np.asarray(table.codes)[rows[live]]
+    Segment.build(index_items(items.filter(pa.array(live))), codes, table.space.sizes).save(out)
 
 
 if __name__ == "__main__":

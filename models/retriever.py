@@ -1,24 +1,30 @@
 """Requests → items: what the scores stage and the service share, so that what is measured is what is served.
 
-Not a stage. A Retriever holds everything of one release that answers depend on: weights, vocabulary, SIDs, index, and
-which items are retired. It never changes after loading.
+Not a stage. A Retriever holds everything of one release that answers depend on: weights, vocabulary, SIDs and one epoch
+of the index. It never changes after loading: new items and items that go make another one, in milliseconds.
 """
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.index import Index, read_index_item_ids
+import numpy as np
+
+from models.rules import Fresh, Named, Not, Rule, all_of
 from plumline.errors import InputError, MixedReleaseError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import torch
 
-    from models.beam import Beams, Trie
+    from models.beam import Beams, Choice
+    from models.live_index import Epoch
+    from models.trie import Allowed
     from models.vocabulary import Vocabulary
 
 _MAX_BATCH = 16  # requests of one forward pass; more gains nothing on a CPU
@@ -27,11 +33,13 @@ _MAX_MASK = 1 << 24  # entries of the attention mask of one forward pass (B x K 
 
 @dataclass(frozen=True)
 class Request:
-    """Who asks, and what may not come back.
+    """Who asks, and what may come back.
 
     history: (item_id, epoch milliseconds), oldest first; may be empty (a cold user). profile: feature → value.
     context_item: the item being looked at; None: the last one of the history. at_ms: when, epoch milliseconds; None: a
-    day after the last event. exclude: items that must not come back (seen, blocked).
+    day after the last event. exclude: items that must not come back (seen, blocked). rule: what all of them must
+    fulfil (see `models/rules.py`); `seen` in it are the items of the history. now_ms: from when the rule counts ages;
+    None: at_ms.
     """
 
     history: Sequence[tuple[str, int]] = ()
@@ -39,6 +47,30 @@ class Request:
     context_item: str | None = None
     at_ms: int | None = None
     exclude: frozenset[str] = frozenset()
+    rule: Rule | None = None
+    now_ms: int | None = None
+
+    @property
+    def whole_rule(self) -> Rule | None:
+        """The rule, and not to be excluded."""
+        return all_of(self.rule, Not(Named("excluded")) if self.exclude else None)
+
+    @property
+    def sets(self) -> dict[str, Collection[str]]:
+        """Item ids by the names that a rule may use."""
+        return {"seen": {item for item, _ in self.history}, "excluded": self.exclude}
+
+    @property
+    def rule_ms(self) -> int:
+        """From when ages are counted. Raises InputError if the rule wants to know and nobody says."""
+        at_ms = self.now_ms if self.now_ms is not None else self.at_ms
+        if at_ms is None and self.rule is not None and _asks_age(self.rule):
+            raise InputError(f"rule {self.rule}: say when the request is made (now_ms), else nothing has an age")
+        return at_ms or 0
+
+
+def _asks_age(rule: Rule) -> bool:
+    return isinstance(rule, Fresh) or any(_asks_age(part) for part in rule.operands)
 
 
 @dataclass(frozen=True)
@@ -60,17 +92,15 @@ class Prompt:
 
 @dataclass(frozen=True, eq=False)
 class Retriever:
-    """See the module's docstring. item_ids: item behind each row of the index. retired: items never to be returned.
+    """See the module's docstring. epoch: the index, as it was when the retriever was made.
 
     codes_of: SID of every item that has one, retired ones included (they still tell something about a user).
     """
 
     model: Any
     vocabulary: Vocabulary
-    index: Index
-    item_ids: list[str]
+    epoch: Epoch
     codes_of: Mapping[str, tuple[int, ...]]
-    retired: frozenset[str]
     device: torch.device | str
 
     @staticmethod
@@ -84,34 +114,39 @@ class Retriever:
         """
         from features.catalog import Catalog
         from models.language import check_vocabulary, load_language_model
+        from models.live_index import Epoch
+        from models.segment import Segment
         from models.sid_table import SidTable
         from models.vocabulary import Vocabulary
 
-        words, table, trie = Vocabulary.load(vocabulary), SidTable.load(sids), Index.load(index)
-        if not tuple(words.space.sizes) == tuple(table.space.sizes) == tuple(trie.sizes):
+        words, table, segment = Vocabulary.load(vocabulary), SidTable.load(sids), Segment.load(index)
+        if not tuple(words.space.sizes) == tuple(table.space.sizes) == tuple(segment.index.sizes):
             raise MixedReleaseError(
                 f"SID levels {words.space.sizes} in {vocabulary}, {table.space.sizes} in {sids}, "
-                f"{trie.sizes} in {index}: take all parts from one release"
+                f"{segment.index.sizes} in {index}: take all parts from one release"
             )
         model = load_language_model(weights, device)
         check_vocabulary(model, words)
-        item_ids = read_index_item_ids(index)
-        if len(item_ids) != trie.num_items or not set(item_ids) <= table.codes_of.keys():
+        if not segment.position_of.keys() <= table.codes_of.keys():
             raise MixedReleaseError(f"{index} holds items that {sids} does not; take all parts from one release")
         items = Catalog.load(catalog).items
         retired = items.filter(items.column("retired")).column("item_id").to_pylist()
-        return Retriever(model, words, trie, item_ids, table.codes_of, frozenset(retired), device)
+        return Retriever(model, words, Epoch(segment), table.codes_of, device).without(retired)
 
-    @cached_property
-    def _trie(self) -> Trie:
-        from models.beam import Trie
+    def without(self, item_ids: Collection[str]) -> Retriever:
+        """The same without these items, for good."""
+        return replace(self, epoch=self.epoch.remove(item_ids)) if item_ids else self
 
-        return Trie.of(self.index, self.device)
+    def with_items(self, items: pa.Table, codes: np.ndarray) -> Retriever:
+        """The same with further items, or other SIDs of known ones; see `Epoch.add`. codes: (n, L)."""
+        epoch = self.epoch.add(items, codes)
+        new = zip(items.column("item_id").to_pylist(), map(tuple, codes.tolist()), strict=True)
+        return replace(self, epoch=epoch, codes_of=ChainMap(dict(new), dict(self.codes_of)))
 
     @cached_property
     def live_items(self) -> frozenset[str]:
         """Every item that can come back."""
-        return frozenset(self.item_ids) - self.retired
+        return frozenset(self.epoch.item_ids())
 
     def prompt(self, request: Request) -> Prompt:
         """Token ids of a request, the same that training saw for such a user."""
@@ -125,74 +160,95 @@ class Retriever:
         )
         return Prompt(tokens, num_unknown)
 
-    def retrieve(self, requests: Sequence[Request], k: int, width: int) -> list[list[Hit]]:
-        """The k best items of each request, best first, no repeats, none excluded, none retired.
+    def allowed(self, request: Request) -> Allowed | None:
+        """What a request may get; None: everything."""
+        return self.epoch.select(request.whole_rule, at_ms=request.rule_ms, sets=request.sets)
 
-        width: beams to begin with; a request for which too few items remain is searched again with twice as many, and
-        so on up to the number of leaves. So k items come back whenever k live items are not excluded, and all of
-        those otherwise.
+    def num_allowed(self, request: Request) -> int:
+        """How many items might come back, before anything is decoded."""
+        allowed = self.allowed(request)
+        return self.epoch.num_items if allowed is None else len(allowed)
+
+    def explain(self, request: Request) -> str:
+        """One line: how many items each part of a request's rule leaves."""
+        rule = request.whole_rule
+        if rule is None:
+            return f"no rule; the index holds {self.epoch.num_items:,} items"
+        return self.epoch.explain(rule, at_ms=request.rule_ms, sets=request.sets)
+
+    def retrieve(
+        self, requests: Sequence[Request], k: int, width: int, choice: Choice | None = None
+    ) -> list[list[Hit]]:
+        """The k best items of each request, best first, no repeats, all of them allowed.
+
+        width: beams, at least k are taken. Every beam ends at a SID with an allowed item, so that k items come back
+        whenever k are allowed, and all of those otherwise (but for a choice with a cap). choice: see `models/beam.py`.
         """
-        return self.fill(requests, self.beams(requests, width), k, width)
-
-    def beams(self, requests: Sequence[Request], width: int, *, constrained: bool = True) -> list[Beams]:
-        """The `width` best SIDs of each request, whoever is excluded; with constrained=False not only live ones."""
-        if width < 1:
-            raise InputError(f"beam width {width}: at least 1")
-        return self._search([self.prompt(request).token_ids for request in requests], width, constrained)
-
-    def fill(self, requests: Sequence[Request], beams: Sequence[Beams], k: int, width: int) -> list[list[Hit]]:
-        """`retrieve`, beginning with the beams of this width that are there already."""
         if k < 1:
             raise InputError(f"k {k}: at least 1")
-        found: list[list[Hit]] = [[] for _ in requests]
-        waiting, width = list(range(len(requests))), min(width, self.index.num_leaves)
-        while waiting:
-            short = []
-            for number, one in zip(waiting, beams, strict=True):
-                found[number] = self.hits(one, requests[number].exclude, k)
-                if len(found[number]) < k and width < self.index.num_leaves:
-                    short.append(number)
-            waiting, width = short, min(2 * width, self.index.num_leaves)
-            if waiting:
-                beams = self.beams([requests[number] for number in waiting], width)
-        return found
+        allowed = [self.allowed(request) for request in requests]
+        beams = self._search(requests, max(width, k), allowed, choice)
+        return [self._hits(one, may, k) for one, may in zip(beams, allowed, strict=True)]
 
-    def hits(self, beams: Beams, exclude: Collection[str], k: int) -> list[Hit]:
-        """Items behind the beams, best first, at most k; behind one leaf in its priority order."""
+    def beams(self, requests: Sequence[Request], width: int, *, constrained: bool = True) -> list[Beams]:
+        """The `width` best SIDs of each request; with constrained=False any codes, whatever the rule."""
+        if not constrained:
+            return self._search(requests, width, None)
+        return self._search(requests, width, [self.allowed(request) for request in requests])
+
+    def _hits(self, beams: Beams, allowed: Allowed | None, k: int) -> list[Hit]:
+        """Items behind the beams, in their order, at most k; behind one SID the newest first."""
         hits: list[Hit] = []
-        leaves = self.index.find_leaves(beams.codes)
-        for leaf, codes, score in zip(leaves.tolist(), beams.codes.tolist(), beams.scores.tolist(), strict=True):
-            assert leaf >= 0, "the search returned a SID that the index does not hold"
-            for row in self.index.rows_behind(leaf).tolist():
-                item = self.item_ids[row]
-                if item in exclude or item in self.retired:
-                    continue
-                hits.append(Hit(item, score, tuple(codes)))
-                if len(hits) == k:
-                    return hits
+        behind = self.epoch.items_behind(beams.codes, allowed)
+        for items, codes, score in zip(behind, beams.codes.tolist(), beams.scores.tolist(), strict=True):
+            assert items, "the search returned a SID without an allowed item"
+            hits += [Hit(item, score, tuple(codes)) for item in items[: k - len(hits)]]
+            if len(hits) == k:
+                break
         return hits
 
-    def _search(self, prompts: Sequence[Sequence[int]], width: int, constrained: bool) -> list[Beams]:
-        """Beam search in batches of about equally long prompts, so that little padding is computed."""
+    def _search(
+        self,
+        requests: Sequence[Request],
+        width: int,
+        allowed: Sequence[Allowed | None] | None,
+        choice: Choice | None = None,
+    ) -> list[Beams]:
+        """Beam search in batches of about equally long prompts, so that little padding is computed.
+
+        allowed: None for a search without an index. A request to which nothing is allowed gets no beams.
+        """
         from tqdm import tqdm
 
-        from models.beam import beam_search
+        from models.beam import BEST, Beams, beam_search
+        from models.trie import Allowed
 
-        found: dict[int, Beams] = {}
-        progress = tqdm(total=len(prompts), desc=f"beam {width}", unit="request", disable=len(prompts) < 100 or None)
-        order = sorted(range(len(prompts)), key=lambda number: (len(prompts[number]), number), reverse=True)
+        if width < 1:
+            raise InputError(f"beam width {width}: at least 1")
+        levels = self.vocabulary.space.num_levels
+        nothing = Beams(np.zeros((0, levels), dtype=np.int64), np.zeros(0, dtype=np.float32))
+        found = dict.fromkeys(range(len(requests)), nothing)
+        prompts = [self.prompt(request).token_ids for request in requests]
+        asked = [n for n in range(len(requests)) if allowed is None or allowed[n] is None or len(allowed[n] or ())]
+        order = sorted(asked, key=lambda number: (len(prompts[number]), number), reverse=True)
+        progress = tqdm(total=len(order), desc=f"beam {width}", unit="request", disable=len(order) < 100 or None)
+        base, delta = self.epoch.base, self.epoch.delta
         while order:
-            length = len(prompts[order[0]]) + width * (self.vocabulary.space.num_levels - 1)
+            length = len(prompts[order[0]]) + width * (levels - 1)
             size = max(1, min(_MAX_BATCH, _MAX_MASK // (width * length)))
             batch, order = order[:size], order[size:]
+            rules = [(allowed[number] if allowed is not None else None) or Allowed() for number in batch]
             results = beam_search(
                 self.model,
                 [prompts[number] for number in batch],
                 space=self.vocabulary.space,
                 sid_base=self.vocabulary.sid_base,
-                index=self._trie if constrained else None,
+                index=None if allowed is None else base.trie(self.device),
+                delta=None if allowed is None or delta is None else delta.trie(self.device),
+                allowed=rules if any(one.base is not None or one.delta is not None for one in rules) else None,
                 width=width,
                 device=self.device,
+                choice=choice or BEST,
             )
             found |= dict(zip(batch, results, strict=True))
             progress.update(len(batch))

@@ -37,6 +37,7 @@ from plumline.tables import column, write_parquet
 
 if TYPE_CHECKING:
     from features.catalog import Catalog
+    from models.beam_check import Certificate
     from models.retriever import Request, Retriever
 
 K = 10
@@ -58,11 +59,13 @@ class ScoresParams(Params):
     """How much is measured, and against what."""
 
     width: int = Field(default=50, ge=K)
-    """Beams to begin with; a list that masking leaves short is searched again with more."""
+    """Beams of a search."""
     max_queries: int = Field(default=1500, ge=1)
     """Queries scored; more are drawn from by the seed."""
     hallucination_queries: int = Field(default=200, ge=1)
     """Queries that are also searched without the index, for the hallucination rate."""
+    beam_check_queries: int = Field(default=10, ge=0)
+    """Queries of which every SID is scored exactly, to see what the beams miss; 0: none."""
     bootstrap_samples: int = Field(default=1000, ge=2)
     """Samples behind a standard error."""
     popularity_half_life_days: float | None = Field(default=14.0, gt=0)
@@ -191,11 +194,13 @@ def run(
     ruler = Ruler(hash_seed(seed, "bootstrap"), params.bootstrap_samples)
     tasks = {protocol: Task.of(queries, protocol) for protocol in PROTOCOLS}
 
-    # 1. The model: one beam search for both protocols.
+    # 1. The model.
     ranked, unknown = _ask_model(retriever, known, tasks, params.width)
     scores["num_unknown_history_items"] = unknown
     scores["num_invalid"] = _count_invalid(tasks, ranked, frozenset(known.live_ids()))
     scores["hallucination_rate"] = _hallucination_rate(retriever, known, queries, params, seed)
+    if params.beam_check_queries:
+        scores["beam"] = _certificate(retriever, known, queries, params, seed).to_json()
     counts = metrics.impressions(ranked[PLAIN])
     scores["coverage"] = metrics.coverage(counts, len(retriever.live_items))
     scores["effective_vocabulary"] = metrics.effective_vocabulary(counts)
@@ -285,17 +290,18 @@ def _requests(known: Catalog, queries: Sequence[Query]) -> list[Request]:
 def _ask_model(
     retriever: Retriever, known: Catalog, tasks: dict[str, Task], width: int
 ) -> tuple[dict[str, list[list[str]]], int]:
-    """The model's lists of every protocol, and how many history items had no SID."""
+    """The model's lists of every protocol, and how many history items had no SID.
+
+    Each protocol is a search of its own: what must not come back is closed to the beams, as in serving.
+    """
     queries = tasks[PLAIN].queries
     requests = _requests(known, queries)
-    beams = retriever.beams(requests, width)
     place = {id(query): number for number, query in enumerate(queries)}
     ranked = {}
     for protocol, task in tasks.items():
         numbers = [place[id(query)] for query in task.queries]
         asked = [replace(requests[n], exclude=seen) for n, seen in zip(numbers, task.exclude, strict=True)]
-        hits = retriever.fill(asked, [beams[n] for n in numbers], K, width)
-        ranked[protocol] = [[hit.item_id for hit in one] for one in hits]
+        ranked[protocol] = [[hit.item_id for hit in hits] for hits in retriever.retrieve(asked, K, width)]
     return ranked, sum(retriever.prompt(request).num_unknown for request in requests)
 
 
@@ -315,7 +321,23 @@ def _hallucination_rate(
     sample = _sample(queries, params.hallucination_queries, hash_seed(seed, "hallucinations"))
     beams = retriever.beams(_requests(known, sample), params.width, constrained=False)
     codes = np.concatenate([one.codes[:K] for one in beams])
-    return metrics.hallucination_rate(retriever.index.find_leaves(codes) >= 0)
+    return metrics.hallucination_rate(retriever.epoch.has_sids(codes))
+
+
+def _certificate(
+    retriever: Retriever, known: Catalog, queries: list[Query], params: ScoresParams, seed: int
+) -> Certificate:
+    """What the beams of a sample of the queries miss; every other query with its seen items masked, as a rule."""
+    from models.beam_check import check_beams
+
+    sample = _sample(queries, params.beam_check_queries, hash_seed(seed, "beam_check"))
+    requests = [
+        replace(request, exclude=query.seen if number % 2 else frozenset())
+        for number, (query, request) in enumerate(zip(sample, _requests(known, sample), strict=True))
+    ]
+    certificate = check_beams(retriever, requests, k=K, width=params.width)
+    say("scores: beams " + "; ".join(" ".join(line.split()) for line in certificate.lines()[2:]))
+    return certificate
 
 
 def _new_items(known: Catalog, as_of: date) -> frozenset[str]:

@@ -19,7 +19,7 @@ class Contract:
     """Columns of one kind of table.
 
     name: noun for messages. schema: every column there can be. required: those that must be there and never null.
-    prefix_columns: prefixes of further columns that are kept as they are (`emb_` of items).
+    prefix_columns: prefixes of further columns that are kept as they are (`emb_`, `tag_` of items).
     """
 
     name: str
@@ -45,9 +45,10 @@ ITEMS = Contract(
         }
     ),
     required=("item_id",),
-    prefix_columns=("emb_",),
+    prefix_columns=("emb_", "tag_"),
 )
-"""One row an item. `emb_<name>`: fixed-size lists of floats, each a modality of its own."""
+"""One row an item. `emb_<name>`: fixed-size lists of floats, each a modality of its own. `tag_<name>`: text, a list of
+text, a number or a boolean, which rules ask for as <name>; no model reads it."""
 
 DESCRIBING = ("title", "description", "channel", "topics")
 """Columns of items of which at least one must be there (an `emb_*` column counts too)."""

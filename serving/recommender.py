@@ -11,6 +11,7 @@ Items the user has seen may come back (`exclude_seen` is off): in retail four in
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from serving.release import Release
 
 if TYPE_CHECKING:
     from features.online import OnlineFeatures, OnlineUser
+    from models.beam import Choice
     from models.retriever import Hit, Retriever
 
 MAX_K = 100
@@ -47,7 +49,8 @@ class Recommendation:
 
     degraded: whether something that should have been known was not. reason: "" or why the answer is less than it could
     be: "cold" (no known item in the history), "timeout", "stale", "error", "unavailable" (online features; the four
-    that degrade), "short" (fewer than k items exist that may be served).
+    that degrade), "short" (fewer than k items exist that may be served). detail: one line to it, "" if there is none.
+    num_allowed: items that might have been recommended, known before anything was generated.
     history_length: items of the history that the release knows. num_unknown_history: those it does not.
     num_invalid: proposals that were not fit to serve.
     """
@@ -59,6 +62,8 @@ class Recommendation:
     history_length: int
     num_unknown_history: int
     num_invalid: int
+    num_allowed: int
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,13 +116,18 @@ class Recommender:
         return cls(
             release=release,
             retriever=retriever,
-            titles={item: live[item] for item in retriever.item_ids if item in live},
+            titles={item: live[item] for item in retriever.epoch.item_ids() if item in live},
             tombstones=tombstones,
         )
 
     def with_tombstones(self, tombstones: frozenset[str]) -> "Recommender":
         """The same release with other tombstones."""
         return replace(self, tombstones=tombstones)
+
+    @cached_property
+    def _living(self) -> "Retriever":
+        """The retriever, closed to what is deleted."""
+        return self.retriever.without(self.tombstones)
 
     def recommend(
         self,
@@ -130,16 +140,23 @@ class Recommender:
         at_ms: int | None = None,
         exclude_seen: bool = False,
         features: "OnlineFeatures | None" = None,
+        rule: str | None = None,
+        now_ms: int | None = None,
+        choice: "Choice | None" = None,
     ) -> Recommendation:
         """The k best items for a user or a history.
 
         history: item ids, or (item id, epoch ms), oldest first; given, it is what counts, else the online features of
         user_id do. profile: column → value, given instead of the online one. context_item: the item looked at; unknown
         ones are ignored. at_ms: when the user asks; None is a day after the last event. exclude_seen: leave out what is
-        in the history. features: the online store; None if it is not at hand.
-        Raises InputError for k outside 1 … 100 and for a history in which only some items have a time.
+        in the history. features: the online store; None if it is not at hand. rule: what every item must fulfil, as in
+        `models/rules.py` (`seen` is the history). now_ms: from when it counts ages, epoch milliseconds; None: at_ms.
+        choice: the best items (None), at most so many a branch, or a sample; see `models/beam.py`.
+        Raises InputError for k outside 1 … 100, for a history in which only some items have a time, and for a rule that
+        cannot be read or allows nothing.
         """
         from models.retriever import Request
+        from models.rules import parse
 
         if not 1 <= k <= MAX_K:
             raise InputError(f"k = {k}: ask for 1 to {MAX_K} items")
@@ -151,19 +168,27 @@ class Recommender:
             profile=dict(user.profile),
             context_item=context_item if context_item is not None and self._is_known(context_item) else None,
             at_ms=at_ms,
-            exclude=self.tombstones | seen,
+            exclude=seen,
+            rule=parse(rule) if rule else None,
+            now_ms=now_ms,
         )
-        [hits] = self.retriever.retrieve([request], k=k, width=max(k, BEAM_WIDTH))
+        retriever = self._living
+        num_allowed = retriever.num_allowed(request)
+        if num_allowed == 0 and rule:
+            raise InputError(f"rule allows no item: {retriever.explain(request)}; ask for less")
+        [hits] = retriever.retrieve([request], k=k, width=max(k, BEAM_WIDTH), choice=choice)
         items, num_invalid = self._servable(hits, seen)
-        reason = user.reason or ("cold" if not known else "short" if len(items) < k else "")
+        short = len(items) < k
         return Recommendation(
             release_id=self.release.release_id,
             items=tuple(items[:k]),
             degraded=user.degraded,
-            reason=reason,
+            reason=user.reason or ("cold" if not known else "short" if short else ""),
             history_length=len(known),
             num_unknown_history=len(user.history) - len(known),
             num_invalid=num_invalid,
+            num_allowed=num_allowed,
+            detail=f"{len(items)} of {k} items: {retriever.explain(request)}" if short else "",
         )
 
     def _user(

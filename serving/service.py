@@ -1,8 +1,9 @@
 """The BentoML service: the champion behind HTTP, swapped without a pause.
 
-    POST /recommend   {"user_id"?, "history"?: [id or {"item_id", "timestamp"}], "context_item"?, "k"?, "profile"?}
+    POST /recommend   {"user_id"?, "history"?: [id or {"item_id", "timestamp"}], "context_item"?, "k"?, "profile"?,
+                       "rule"?, "max_per_branch"?, "branch_level"?, "temperature"?, "seed"?}
                       → {"request_id", "release_id", "items": [{"item_id", "title", "sid", "score"}], "degraded",
-                         "reason"}
+                         "reason", "detail", "num_allowed"}
     POST /feedback    {"request_id"?, "user_id", "item_id", "action", "watch_ratio"?} → {"request_id", "release_id"}
     GET  /release     {"release_id", "as_of", "fencing"}      GET /livez /readyz /metrics
     run               plumline serve, or: bentoml serve serving.service:Plumline   (PLUMLINE_HOME, PLUMLINE_WORKERS)
@@ -29,6 +30,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from models.rules import MAX_CHARACTERS
 from plumline.errors import InputError, MissingArtifactError, PlumlineError
 from plumline.settings import clock_offset, get_settings
 from plumline.stage import say
@@ -104,13 +106,22 @@ class HistoryEntry(BaseModel):
 
 
 class RecommendRequest(Body):
-    """Who asks. Without `history` the online features of `user_id` are read; with neither, the answer is a cold one."""
+    """Who asks. Without `history` the online features of `user_id` are read; with neither, the answer is a cold one.
+
+    rule: what every item must fulfil, as in `models/rules.py`. max_per_branch, branch_level, temperature, seed: see
+    `models/beam.py`, Choice.
+    """
 
     user_id: str | None = Field(default=None, min_length=1, max_length=256)
     history: list[str | HistoryEntry] | None = Field(default=None, max_length=MAX_HISTORY)
     context_item: str | None = Field(default=None, min_length=1, max_length=256)
     k: int = Field(default=10, ge=1, le=MAX_K, strict=True)
     profile: dict[str, str] | None = Field(default=None, max_length=64)
+    rule: str | None = Field(default=None, min_length=1, max_length=MAX_CHARACTERS)
+    max_per_branch: int | None = Field(default=None, ge=1, strict=True)
+    branch_level: int = Field(default=1, ge=1, strict=True)
+    temperature: float | None = Field(default=None, gt=0, le=100)
+    seed: int = Field(default=0, ge=0, lt=2**63, strict=True)
 
 
 class Item(BaseModel):
@@ -123,13 +134,15 @@ class Item(BaseModel):
 
 
 class RecommendResponse(BaseModel):
-    """The answer; `release_id` is the one release that made all of it."""
+    """The answer; `release_id` is the one release that made all of it. num_allowed: items that the rule allows."""
 
     request_id: str
     release_id: str
     items: list[Item]
     degraded: bool
     reason: str
+    detail: str
+    num_allowed: int
 
 
 class FeedbackRequest(Body):
@@ -234,6 +247,8 @@ class Plumline:
             items=[Item(item_id=i.item_id, title=i.title, sid=i.sid, score=i.score) for i in answer.items],
             degraded=answer.degraded,
             reason=answer.reason,
+            detail=answer.detail,
+            num_allowed=answer.num_allowed,
         )
 
     @bentoml.api(route="/feedback")
@@ -262,6 +277,8 @@ class Plumline:
         history: list[HistoryItem] | None = None
         if request.history is not None:
             history = [e if isinstance(e, str) else (e.item_id, e.timestamp_ms) for e in request.history]
+        from models.beam import Choice
+
         return recommender.recommend(
             user_id=request.user_id,
             history=history,
@@ -269,6 +286,9 @@ class Plumline:
             context_item=request.context_item,
             k=request.k,
             features=self.features,
+            rule=request.rule,
+            now_ms=int(_now() * 1000),
+            choice=Choice(request.max_per_branch, request.branch_level, request.temperature, request.seed),
         )
 
     def _log(self, request_id: str, user_id: str | None, answer: Recommendation, seconds: float) -> None:

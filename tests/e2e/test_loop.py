@@ -95,6 +95,19 @@ def test_the_service_and_the_command_line_give_the_same_valid_items(company):
             assert len(refused.json()["error"].splitlines()) == 1
 
 
+def test_rules_hold_and_the_beams_are_certified(company):
+    history = ",".join(sorted(live_items(company))[:5])
+    unseen = company.json("recommend", "--history", history, "-k", "100", "--rule", "~seen")
+    assert not {item["item_id"] for item in unseen["items"]} & set(history.split(","))
+    assert "rule allows no item" in company.run("recommend", "--history", history, "--rule", "price < -1").stderr
+    certificate = company.json("beam-check", "--requests", "3", "--rule", "~seen")
+    assert certificate["holds"]
+    assert certificate["num_requests"] == 3
+    assert company.run("beam-check", "--rule", "nonsense", exit_code=1).stderr.count("\n") == 1
+    scores = json.loads((company.home / "artifacts" / "scores" / "scores.json").read_text())
+    assert scores["beam"]["holds"]
+
+
 def test_rollback_promote_and_retract_move_what_is_served(company):
     releases = [release["release_id"] for release in company.json("status")["releases"]]
     history = ",".join(sorted(live_items(company))[:5])

@@ -235,6 +235,36 @@ def test_vectors_are_of_one_length() -> None:
             rename(items(emb_image=bad), ITEMS, {})
 
 
+def test_tags_keep_their_kind() -> None:
+    tags = {
+        "tag_region": pa.array([" DE ", ""]),
+        "tag_brand": pa.array(["x", None]).dictionary_encode(),
+        "tag_genres": [["a", "b"], None],
+        "tag_stock": [3, None],
+        "tag_margin": [0.5, float("inf")],
+        "tag_adult": [True, None],
+        "tag_empty": pa.nulls(2),
+    }
+    renamed = rename(items(item_id=["1", "2"], **tags), ITEMS, {"tag_area": "tag_region"})
+    kept = {name: renamed.table.column(name) for name in renamed.table.column_names if name.startswith("tag_")}
+    assert {name: column.to_pylist() for name, column in kept.items()} == {
+        "tag_adult": [True, None],
+        "tag_area": ["DE", None],
+        "tag_brand": ["x", None],
+        "tag_genres": [["a", "b"], None],
+        "tag_margin": [0.5, None],
+        "tag_region": ["DE", None],
+        "tag_stock": [3.0, None],
+    }
+    assert kept["tag_stock"].type == pa.float64()
+    assert kept["tag_genres"].type == pa.list_(pa.string())
+    assert "tag_empty is left out" in " ".join(renamed.notes)
+    for bad in ([datetime(2020, 1, 2)] * 2, [[1.0], None], [{"a": 1}] * 2):
+        with pytest.raises(InputError, match="tag_x is .*; a tag_ column is text") as error:
+            rename(items(tag_x=bad), ITEMS, {})
+        one_line(error)
+
+
 def test_users_keep_every_column_as_text() -> None:
     table = pa.table({"user_id": [1], "age": [30], "tags": [["a", "b"]], "since": [datetime(2020, 1, 2, 3)]})
     assert rename(table, USERS, {}).table.to_pylist() == [

@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GemmaForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
-from models.beam import Trie, beam_search
+from models.beam import Choice, beam_search
+from models.bits import Bits
 from models.index import Index
+from models.trie import Allowed, Trie
 from plumline.errors import InputError, PlumlineError
 from plumline.sid import SidSpace
 
+KINDS = ["llama", "qwen2", "qwen3", "gemma", "gemma3"]
 NUM_TEXT = 11  # ordinary tokens before the SID tokens; two unused rows stand after them
 
 
@@ -35,10 +50,18 @@ def tiny_model(kind: str, space: SidSpace, seed: int, dtype: torch.dtype = torch
         "eos_token_id": 1,
         "pad_token_id": 2,
     }
-    if kind == "llama":
-        model = LlamaForCausalLM(LlamaConfig(**sizes))
-    else:
-        model = Qwen3ForCausalLM(Qwen3Config(**sizes, head_dim=8, tie_word_embeddings=True))
+    match kind:
+        case "llama":  # and SmolLM
+            model = LlamaForCausalLM(LlamaConfig(**sizes))
+        case "qwen2":
+            model = Qwen2ForCausalLM(Qwen2Config(**sizes))
+        case "qwen3":
+            model = Qwen3ForCausalLM(Qwen3Config(**sizes, head_dim=8, tie_word_embeddings=True))
+        case "gemma":
+            model = GemmaForCausalLM(GemmaConfig(**sizes, head_dim=8))
+        case _:  # every second layer sees but the last three tokens
+            kinds = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 3}
+            model = Gemma3ForCausalLM(Gemma3TextConfig(**sizes, **kinds, head_dim=8, final_logit_softcapping=5.0))
     return model.to(dtype).eval()
 
 
@@ -59,8 +82,10 @@ def reference(
     allowed: set[tuple[int, ...]] | None,
     width: int,
     over_slice: bool = False,
+    cap: int | None = None,
+    cap_level: int = 1,
 ) -> list[tuple[tuple[int, ...], float]]:
-    """Beam search as it is written on paper."""
+    """Beam search as it is written on paper: at every level the best `width`, of a branch at most `cap`."""
     beams: list[tuple[tuple[int, ...], float]] = [((), 0.0)]
     for level, (size, offset) in enumerate(zip(space.sizes, space.offsets, strict=True)):
         candidates = []
@@ -74,7 +99,11 @@ def reference(
                 if allowed is None or any(sid[: level + 1] == longer for sid in allowed):
                     candidates.append((longer, score + logp[code]))
         possible = [beam for beam in candidates if beam[1] > -math.inf]
-        beams = sorted(possible, key=lambda beam: (-beam[1], beam[0]))[:width]
+        beams, of_branch = [], Counter[tuple[int, ...]]()
+        for beam in sorted(possible, key=lambda beam: (-beam[1], beam[0])):
+            of_branch[beam[0][:cap_level]] += 1
+            if len(beams) < width and (cap is None or level + 1 < cap_level or of_branch[beam[0][:cap_level]] <= cap):
+                beams.append(beam)
     return beams
 
 
@@ -85,24 +114,59 @@ def assert_equal(beams: Any, expected: list[tuple[tuple[int, ...], float]]) -> N
     assert beams.scores.dtype == np.float32
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_equals_the_slow_reference(seed: int) -> None:
-    """Random model, trie, prompts of different lengths in one batch, width below or above the number of leaves."""
+def check_a_random_case(seed: int) -> None:
+    """Random model, trie, delta, rules, prompts of different lengths in one batch, width below or above the leaves."""
     dice = random.Random(seed)
     space = SidSpace(tuple(dice.randint(1, 6) for _ in range(dice.randint(1, 4))))
-    model = tiny_model(dice.choice(["llama", "qwen3"]), space, seed)
-    table = [tuple(dice.randrange(size) for size in space.sizes) for _ in range(dice.choice([1, 5, 12, 30]))]
+    model = tiny_model(dice.choice(KINDS), space, seed)
+    rows = [tuple(dice.randrange(size) for size in space.sizes) for _ in range(dice.choice([1, 5, 12, 30]))]
+    cut = dice.randint(1, len(rows)) if dice.random() < 0.4 else len(rows)  # what stands behind it comes as a delta
+    base, delta = rows[:cut], rows[cut:]
     prompts = [[dice.randrange(NUM_TEXT) for _ in range(dice.randint(1, 9))] for _ in range(dice.choice([1, 3]))]
     if len(prompts) > 1 and dice.random() < 0.5:
         prompts[-1] = list(prompts[0])  # the same request twice in one batch
+    ruled = dice.random() < 0.6
+    kept = [{n for n in range(len(rows)) if dice.random() < 0.5} or {0} for _ in prompts]
     width, over_slice = dice.choice([1, 2, 5, 50]), dice.random() < 0.3
-    index = Index.build(np.array(table), space.sizes)
+    choice = Choice(cap=dice.choice([None, None, 1, 2]), cap_level=dice.randint(1, space.num_levels))
+    index, more = Index.build(np.array(base), space.sizes), Index.build(np.array(delta or base), space.sizes)
+
+    def allow(kept: set[int]) -> Allowed:
+        positions = [np.flatnonzero(np.isin(index.item_rows, sorted(kept)))]
+        positions.append(np.flatnonzero(np.isin(more.item_rows + cut, sorted(kept))))
+        bits = [Bits.at(where, len(base if n == 0 else delta)) for n, where in enumerate(positions[: 1 + bool(delta)])]
+        return Allowed(*bits)
+
     found = beam_search(
-        model, prompts, space=space, sid_base=NUM_TEXT, index=index, width=width, device="cpu", over_slice=over_slice
+        model,
+        prompts,
+        space=space,
+        sid_base=NUM_TEXT,
+        index=index,
+        delta=Trie.of(more, "cpu") if delta else None,
+        allowed=[allow(one) for one in kept] if ruled else None,
+        width=width,
+        device="cpu",
+        over_slice=over_slice,
+        choice=choice,
     )
-    for prompt, beams in zip(prompts, found, strict=True):
-        assert_equal(beams, reference(model, prompt, space, set(table), width, over_slice))
-        assert len(beams.codes) <= min(width, len(set(table)))
+    for prompt, beams, one in zip(prompts, found, kept, strict=True):
+        allowed = {rows[n] for n in one} if ruled else set(rows)
+        assert_equal(beams, reference(model, prompt, space, allowed, width, over_slice, choice.cap, choice.cap_level))
+        assert len(beams.codes) <= min(width, len(allowed))
+        assert choice.cap is not None or len(beams.codes) == min(width, len(allowed))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_equals_the_slow_reference(seed: int) -> None:
+    check_a_random_case(seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hundred", range(1, 11))
+def test_a_thousand_cases_equal_the_slow_reference(hundred: int) -> None:
+    for seed in range(100 * hundred, 100 * hundred + 100):
+        check_a_random_case(seed)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -115,7 +179,7 @@ def test_without_an_index_every_code_may_come(seed: int) -> None:
         assert_equal(beams, reference(model, prompt, space, None, 7))
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_as_many_beams_as_leaves_score_every_leaf(kind: str) -> None:
     """No pruning then: the result is the exact ranking of all leaves, each scored by one plain forward pass."""
     space = SidSpace((5, 4, 3))
@@ -267,3 +331,76 @@ def test_broken_weights_are_an_error_and_no_short_list() -> None:
         model.lm_head.weight[0, 0] = float("nan")
     with pytest.raises(PlumlineError, match="not finite"):
         beam_search(model, [[1]], space=space, sid_base=NUM_TEXT, index=None, width=2, device="cpu")
+
+
+def test_an_empty_allowed_set_is_an_error_that_names_the_rule() -> None:
+    space = SidSpace((3, 3))
+    model = tiny_model("llama", space, 0)
+    index = Index.build(np.array([[0, 0], [1, 1]]), (3, 3))
+    arguments: Any = {"space": space, "sid_base": NUM_TEXT, "index": index, "width": 2, "device": "cpu"}
+    one = Allowed(Bits.at(np.array([1]), 2))
+    [beams] = beam_search(model, [[1]], **arguments, allowed=[one])
+    assert beams.codes.tolist() == [[1, 1]]
+    with pytest.raises(InputError, match=r'request 1: rule channel\("x"\) allows no item'):
+        beam_search(model, [[1], [1]], **arguments, allowed=[one, Allowed(Bits.empty(2), said='rule channel("x")')])
+    with pytest.raises(InputError, match="1 rules for 2 prompts"):
+        beam_search(model, [[1], [1]], **arguments, allowed=[one])
+    with pytest.raises(InputError, match="without an index"):
+        beam_search(model, [[1]], **{**arguments, "index": None}, allowed=[one])
+
+
+def test_a_sample_is_drawn_without_replacement_as_often_as_its_probability_says() -> None:
+    """One beam: a draw from the renormalised distribution; many: no repeats, and the scores are the model's own."""
+    space = SidSpace((3, 2, 2))
+    model = tiny_model("llama", space, 2)
+    table = np.array([[0, 0, 0], [0, 1, 0], [1, 0, 1], [2, 1, 1], [2, 1, 0]])
+    arguments: Any = {"space": space, "sid_base": NUM_TEXT, "index": Index.build(table, space.sizes), "device": "cpu"}
+    prompt, temperature, draws = [1, 7, 3], 2.0, 1000
+    exact = {}
+    for sid in map(tuple, table.tolist()):
+        exact[sid] = 1.0
+        for level, (size, offset) in enumerate(zip(space.sizes, space.offsets, strict=True)):
+            before = [NUM_TEXT + start + code for start, code in zip(space.offsets[:level], sid, strict=False)]
+            logp = next_logp(model, prompt + before, NUM_TEXT + offset, size, over_slice=False)
+            siblings = {other[level] for other in map(tuple, table.tolist()) if other[:level] == sid[:level]}
+            weights = {code: math.exp(logp[code] / temperature) for code in siblings}
+            exact[sid] *= weights[sid[level]] / sum(weights.values())
+    first, second = Counter[tuple[int, ...]](), Counter[tuple[int, ...]]()
+    for seed in range(draws):
+        choice = Choice(temperature=temperature, seed=seed)
+        [beams] = beam_search(model, [prompt], **arguments, width=2, choice=choice)
+        drawn = list(map(tuple, beams.codes.tolist()))
+        assert len(set(drawn)) == 2
+        first[drawn[0]] += 1
+        second[drawn[1]] += 1
+    for sid, probability in exact.items():
+        error = 4 * math.sqrt(probability * (1 - probability) / draws) + 1e-9
+        assert first[sid] / draws == pytest.approx(probability, abs=error)
+        then = sum(p * probability / (1 - p) for other, p in exact.items() if other != sid)
+        assert second[sid] / draws == pytest.approx(then, abs=4 * math.sqrt(then / draws) + 1e-9)
+    [everything] = beam_search(model, [prompt], **arguments, width=9, choice=Choice(temperature=temperature, seed=1))
+    [best] = beam_search(model, [prompt], **arguments, width=9)
+    assert dict(zip(map(tuple, everything.codes.tolist()), everything.scores, strict=True)) == pytest.approx(
+        dict(zip(map(tuple, best.codes.tolist()), best.scores, strict=True)), abs=1e-5
+    )
+    alone, together = (
+        beam_search(model, some, **arguments, width=3, choice=Choice(temperature=1.0, seed=5))
+        for some in ([prompt], [[2, 2], prompt, [5]])
+    )
+    np.testing.assert_array_equal(alone[0].codes, together[1].codes)
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        (Choice(cap=0), "cap 0"),
+        (Choice(cap_level=3), r"cap_level 3: a SID has levels 1 … 2"),
+        (Choice(temperature=0.0), "temperature 0.0"),
+    ],
+)
+def test_bad_choices_are_refused(choice: Choice, said: str) -> None:
+    space = SidSpace((3, 3))
+    index = Index.build(np.array([[0, 0]]), (3, 3))
+    arguments: Any = {"space": space, "sid_base": NUM_TEXT, "index": index, "width": 2, "device": "cpu"}
+    with pytest.raises(InputError, match=said):
+        beam_search(tiny_model("llama", space, 0), [[1]], **arguments, choice=choice)

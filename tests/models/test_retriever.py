@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.catalog import Catalog
-from models.index import Index
 from models.retriever import Request, Retriever
 from models.sid_table import SidTable
 from plumline.errors import InputError, MixedReleaseError
 from plumline.sid import SidSpace
-from plumline.tables import write_parquet
+from plumline.tables import read_parquet, write_parquet
 
 DAY_MS = 86_400_000
 
@@ -126,8 +126,7 @@ def test_unknown_items_are_dropped_and_counted(retriever: Retriever) -> None:
 def test_without_the_index_other_sids_come_too(retriever: Retriever) -> None:
     [beams] = retriever.beams([Request()], 36, constrained=False)
     assert len({tuple(codes) for codes in beams.codes.tolist()}) == 36
-    live = retriever.index.find_leaves(beams.codes) >= 0
-    assert live.sum() == retriever.index.num_leaves < 36
+    assert retriever.epoch.has_sids(beams.codes).sum() == retriever.epoch.base.index.num_leaves < 36
 
 
 def test_a_newer_catalogue_retires(world: Any, retriever: Retriever, tmp_path: Path) -> None:
@@ -151,7 +150,9 @@ def test_parts_of_two_releases_are_refused(world: Any, tmp_path: Path) -> None:
     with pytest.raises(MixedReleaseError, match="one release"):
         load(world, sids=tmp_path / "sids2")
     index = shutil.copytree(world.index, tmp_path / "index")
-    Index.build(np.zeros((2, 3), dtype=np.int64), (4, 3, 3)).save(index)
+    items = read_parquet(index / "items.parquet")
+    renamed = pa.array([f"other {item}" for item in items.column("item_id").to_pylist()])
+    write_parquet(index / "items.parquet", items.set_column(0, "item_id", renamed))
     with pytest.raises(MixedReleaseError, match="one release"):
         load(world, index=index)
 
@@ -160,4 +161,4 @@ def test_bad_sizes_are_refused(retriever: Retriever) -> None:
     with pytest.raises(InputError, match="k 0"):
         retriever.retrieve([Request()], 0, 5)
     with pytest.raises(InputError, match="width 0"):
-        retriever.retrieve([Request()], 5, 0)
+        retriever.beams([Request()], 0)

@@ -187,3 +187,11 @@ def test_nothing_landed_after_as_of(world: Any, tmp_path: Path) -> None:
     predictions = read_parquet(tmp_path / "out" / "predictions.parquet")
     assert predictions.num_rows == 0
     assert predictions.schema.field("item_ids").type == pa.list_(pa.string())
+
+
+def test_the_beams_are_certified(scored: Any) -> None:
+    beam = scored[0]["beam"]
+    assert beam["holds"]
+    assert (beam["num_requests"], beam["k"], beam["width"]) == (10, 10, 10)
+    assert (beam["num_invalid"], beam["num_duplicates"]) == (0, 0)
+    assert 0 <= beam["missed_mass"] <= beam["missed_items"] <= 1

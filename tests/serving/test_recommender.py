@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from features.online import OnlineUser
+from models.beam import Choice
 from models.retriever import Hit, Request
 from plumline.errors import InputError, MixedReleaseError
 from serving.recommender import MAX_K, Recommendation, Recommender
@@ -38,8 +39,17 @@ class Liar:
     def __init__(self, honest: Any, hits: list[Hit]) -> None:
         self.codes_of, self.vocabulary, self._hits = honest.codes_of, honest.vocabulary, hits
 
-    def retrieve(self, requests: list[Request], k: int, width: int) -> list[list[Hit]]:
+    def retrieve(self, requests: list[Request], k: int, width: int, choice: Any = None) -> list[list[Hit]]:
         return [self._hits for _ in requests]
+
+    def without(self, item_ids: frozenset[str]) -> "Liar":
+        return self
+
+    def num_allowed(self, request: Request) -> int:
+        return 7
+
+    def explain(self, request: Request) -> str:
+        return "no"
 
 
 def ids(answer: Recommendation) -> list[str]:
@@ -173,3 +183,45 @@ def test_a_mixed_release_is_not_loaded(real: Any, tmp_path: Path) -> None:
     shutil.copytree(real.folder(1) / "sids", mixed / "sids")
     with pytest.raises(MixedReleaseError, match="sids"):
         Recommender.load(mixed, device="cpu")
+
+
+def test_rules_are_kept_and_counted(recommender: Recommender) -> None:
+    everything = recommender.recommend(k=5)
+    assert (everything.num_allowed, everything.detail) == (len(LIVE), "")
+    wanted = ids(recommender.recommend(history=["item001", "item007"], k=3))
+    seen = recommender.recommend(history=wanted, k=57, rule="seen")
+    assert sorted(ids(seen)) == sorted(wanted)
+    assert (seen.num_allowed, seen.reason) == (3, "short")
+    assert seen.detail == f"3 of 57 items: seen leaves 3 of {len(LIVE)} items"
+    unseen = recommender.recommend(history=wanted, k=57, rule="~seen")
+    assert set(ids(unseen)) == set(LIVE) - set(wanted)
+    assert ids(unseen) == ids(recommender.recommend(history=wanted, k=57, exclude_seen=True))
+    dead = recommender.with_tombstones(frozenset(LIVE[:50])).recommend(k=57)
+    assert (dead.num_allowed, set(ids(dead))) == (len(LIVE) - 50, set(LIVE[50:]))
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("seen & ~seen", r"rule allows no item: seen leaves 1 of 57 items, then ~seen leaves 0 \(alone 56\)"),
+        ("price <", "expected a number"),
+        ('colour("red")', "colour"),
+        ("fresh(7d)", "now_ms"),
+    ],
+)
+def test_rules_that_allow_nothing_or_say_nothing_are_refused(recommender: Recommender, rule: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        recommender.recommend(history=["item001"], rule=rule)
+
+
+def test_caps_and_samples(recommender: Recommender) -> None:
+    capped = recommender.recommend(history=["item001"], k=57, choice=Choice(cap=1))
+    space = recommender.retriever.vocabulary.space
+    branches = [space.parse(item.sid)[0] for item in capped.items]
+    assert max(len({i.sid for i in capped.items if space.parse(i.sid)[0] == branch}) for branch in branches) == 1
+    drawn = [
+        ids(recommender.recommend(history=["item001"], k=5, choice=Choice(temperature=1.0, seed=seed)))
+        for seed in (1, 1, 2)
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert all(len(set(items)) == 5 for items in drawn)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from models.beam import Choice
 from serving.pointers import add_tombstones, promote, rollback
 from serving.recommender import Recommender
 from serving.traffic import read_traffic
@@ -87,6 +88,19 @@ def test_timed_histories_in_both_spellings(client: TestClient) -> None:
     assert answers[0] == answers[1]
 
 
+def test_rules_caps_and_samples(client: TestClient, real: Any) -> None:
+    recommender = Recommender.load(real.folder(0))
+    seen = {"history": ["item001", "item007"], "k": 9, "rule": "seen | fresh(1w)"}
+    body = client.post("/recommend", json=seen).json()
+    assert {item["item_id"] for item in body["items"]} == {"item001", "item007"}  # nothing of 2011 is fresh today
+    assert (body["reason"], body["num_allowed"]) == ("short", 2)
+    assert body["detail"].startswith("2 of 9 items: seen | fresh(7d) leaves 2 of 57 items")
+    asked = {"history": ["item001"], "k": 5, "max_per_branch": 1, "temperature": 1.5, "seed": 7}
+    body = client.post("/recommend", json=asked).json()
+    expected = recommender.recommend(history=["item001"], k=5, choice=Choice(cap=1, temperature=1.5, seed=7))
+    assert [item["item_id"] for item in body["items"]] == [item.item_id for item in expected.items]
+
+
 def test_cold_and_degraded(client: TestClient) -> None:
     assert client.post("/recommend", json={}).json()["reason"] == "cold"
     body = client.post("/recommend", json={"user_id": "u1"}).json()
@@ -107,6 +121,12 @@ def test_cold_and_degraded(client: TestClient) -> None:
         ({"history": ["a", {"item_id": "b", "timestamp": 5}]}, "1 of 2 items have a timestamp"),
         ({"user_id": ""}, "user_id: String should have at least 1 character"),
         ({"profile": {"a": 1}}, "profile.a: Input should be a valid string"),
+        ({"rule": "seen"}, "rule allows no item: seen leaves 0 of 57 items"),
+        ({"rule": "price < cheap"}, "rule, character 9"),
+        ({"rule": "(" * 2001}, "rule: String should have at most 2000 characters"),
+        ({"max_per_branch": 0}, "max_per_branch: Input should be greater than or equal to 1"),
+        ({"max_per_branch": 1, "branch_level": 9}, "cap_level 9"),
+        ({"temperature": 0}, "temperature: Input should be greater than 0"),
         ([], "body: Input should be an object"),
         (None, "body: Input should be an object"),
     ],

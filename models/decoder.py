@@ -1,0 +1,182 @@
+"""A Hugging Face decoder and its one cache: the prompt once, then trees of tokens over it.
+
+Not a stage. Every forward pass after the prompt's is one row a request: the tokens of all beams stand side by side,
+and a mask lets each see the prompt, its ancestors and itself (tree attention). Nothing of the cache is copied, repeated
+or reordered when beams fork and die; the room for all tokens to come is allocated with the prompt.
+
+Which models: causal LMs with sdpa attention whose layers see everything or a sliding window (`layer_types`): Llama,
+SmolLM, Qwen2, Qwen3, Gemma, Gemma 3. A window is a mask here, since tokens of the tree are no sequence.
+
+Shapes: B requests, K new tokens a request, P prompt tokens, T tokens in the cache, D hidden, V vocabulary, S codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers.cache_utils import Cache, DynamicLayer
+
+from plumline.errors import InputError, PlumlineError
+
+_KINDS = {"full_attention", "sliding_attention"}
+
+
+class _Room(DynamicLayer):
+    """Keys and values of one layer, (B, heads, capacity, head size), written in place instead of concatenated."""
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self.capacity, self.used = capacity, 0
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        rows, heads, _, _ = key_states.shape
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.keys = key_states.new_empty(rows, heads, self.capacity, key_states.shape[-1])
+        self.values = value_states.new_empty(rows, heads, self.capacity, value_states.shape[-1])
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None
+        assert self.values is not None
+        end = self.used + key_states.shape[-2]
+        assert end <= self.capacity, f"{end} tokens in a cache made for {self.capacity}"
+        self.keys[:, :, self.used : end] = key_states
+        self.values[:, :, self.used : end] = value_states
+        self.used = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def get_seq_length(self) -> int:
+        return self.used
+
+
+def check_model(model: Any) -> None:
+    """Raise InputError unless the model is one of the kinds that are decoded here."""
+    config = model.config
+    if config._attn_implementation != "sdpa":  # "eager" reads a boolean mask as numbers to add and is silently wrong
+        raise InputError(f"attention {config._attn_implementation!r}: load the model with attn_implementation='sdpa'")
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if not kinds <= _KINDS:
+        raise InputError(f"layers {sorted(kinds - _KINDS)}: only {sorted(_KINDS)} are decoded here")
+    if "sliding_attention" in kinds and model.base_model.config.model_type.startswith("gemma2"):
+        raise InputError("Gemma 2 caps its attention logits, which sdpa cannot; take a Gemma or Gemma 3 model")
+
+
+class Decoder:
+    """The prompts of B requests in the cache, and the hidden states from which the next tokens are read.
+
+    hidden: (B, K, D), of the tokens appended last; at first (B, 1, D), of the prompts' last tokens. score_type: of
+    log-probabilities, float32 or more.
+    """
+
+    def __init__(
+        self, model: Any, prompts: Sequence[Sequence[int]], room: int, device: torch.device | str = "cpu"
+    ) -> None:
+        """Run the prompts. room: tokens a request that will be appended, at most, before `rewind`."""
+        check_model(model)
+        if any(len(prompt) == 0 for prompt in prompts):
+            raise InputError("a prompt without tokens: every prompt has at least one (its beginning-of-text token)")
+        config = model.config
+        self._backbone, self._head = model.base_model, model.get_output_embeddings()
+        self._softcap = getattr(config, "final_logit_softcapping", None)
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        self._window = config.sliding_window if "sliding_attention" in kinds else None
+        longest = max(len(prompt) for prompt in prompts)
+        self._rooms: list[Any] = [_Room(longest + room) for _ in range(config.num_hidden_layers)]
+        self._cache = Cache(layers=self._rooms)
+        ids_BP = torch.zeros(len(prompts), longest, dtype=torch.int64)
+        seen_BP = torch.zeros(len(prompts), longest, dtype=torch.bool)
+        for row, prompt in enumerate(prompts):  # padding stands left: the last column is every prompt's last token
+            ids_BP[row, longest - len(prompt) :] = torch.as_tensor(prompt)
+            seen_BP[row, longest - len(prompt) :] = True
+        ids_BP, self._seen_BP = ids_BP.to(device), seen_BP.to(device)
+        positions_BP = (self._seen_BP.cumsum(1) - 1).clamp(min=0)
+        self._prompt_positions_BP = positions_BP
+        self._prompt_length = longest
+        self._num_tokens_B = self._seen_BP.sum(1)
+        if self._window is None:  # a mask of two dimensions leaves sdpa its causal kernel where nothing is padded
+            mask: Any = self._seen_BP.long()
+        else:
+            order = torch.arange(longest, device=device)
+            causal_BPP = (order[:, None] >= order) & self._seen_BP[:, None]
+            causal_BPP |= torch.eye(longest, dtype=torch.bool, device=device)  # padding sees itself, else it is NaN
+            mask = self._masks(causal_BPP, positions_BP, positions_BP)
+        self.hidden = self._forward(ids_BP, mask, positions_BP)[:, -1:]
+        self.score_type = torch.promote_types(self.hidden.dtype, torch.float32)
+        self._depth = 0
+        self._tree_BKT = torch.zeros(len(prompts), 1, 0, dtype=torch.bool, device=device)
+        self._tree_positions_BT = torch.zeros(len(prompts), 0, dtype=torch.int64, device=device)
+
+    def log_probabilities(self, first: int, size: int, over_slice: bool) -> torch.Tensor:
+        """Of the tokens first … first+size-1 after each of `hidden`. Returns (B, K, size) in `score_type`.
+
+        over_slice: they sum to 1 over these tokens, and only their rows of the output layer are computed; else over the
+        whole vocabulary. Raises PlumlineError if the model yields no finite numbers.
+        """
+        if over_slice and type(self._head) is torch.nn.Linear:
+            bias = None if self._head.bias is None else self._head.bias[first : first + size]
+            logits = functional.linear(self.hidden, self._head.weight[first : first + size], bias)
+            first = 0
+        else:
+            logits = self._head(self.hidden)
+        logits = logits.to(self.score_type)
+        if self._softcap is not None:
+            logits = torch.tanh(logits / self._softcap) * self._softcap
+        slice_BKS = logits[..., first : first + size]
+        total_BK1 = torch.logsumexp(slice_BKS if over_slice else logits, dim=-1, keepdim=True)
+        if not torch.isfinite(total_BK1).all():
+            raise PlumlineError("the model yields numbers that are not finite; its weights cannot be used, train again")
+        return slice_BKS - total_BK1
+
+    def append(self, parent_BK: torch.Tensor, token_BK: torch.Tensor) -> None:
+        """Run one token a beam; each sees the prompt, what its parent saw, the parent's token and itself.
+
+        parent_BK: int64, place of each one's parent among the tokens appended last (0 at first). token_BK: int64.
+        """
+        num_rows, num_beams = token_BK.shape
+        own_BKK = torch.eye(num_beams, dtype=torch.bool, device=token_BK.device).expand(num_rows, -1, -1)
+        inherited = parent_BK[..., None].expand(-1, -1, self._tree_BKT.shape[-1])
+        tree_BKT = torch.cat([self._tree_BKT.gather(1, inherited), own_BKK], dim=-1)
+        depth, self._depth = self._depth, self._depth + 1
+        self.append_tree(token_BK, tree_BKT, torch.full_like(token_BK, depth))
+
+    def append_tree(self, token_BK: torch.Tensor, tree_BKT: torch.Tensor, depth_BK: torch.Tensor) -> None:
+        """Run K tokens at once. tree_BKT: bool, which of all appended tokens (these K last) each one sees.
+
+        depth_BK: int64, tokens between each one and the prompt's end.
+        """
+        positions_BK = self._num_tokens_B[:, None] + depth_BK
+        self._tree_BKT = tree_BKT
+        self._tree_positions_BT = torch.cat([self._tree_positions_BT, positions_BK], dim=-1)
+        prompt_BKP = self._seen_BP[:, None].expand(-1, token_BK.shape[1], -1)
+        mask_BKT = torch.cat([prompt_BKP, tree_BKT], dim=-1)
+        keys_BT = torch.cat([self._prompt_positions_BP, self._tree_positions_BT], dim=-1)
+        mask = mask_BKT[:, None] if self._window is None else self._masks(mask_BKT, positions_BK, keys_BT)
+        self.hidden = self._forward(token_BK, mask, positions_BK)
+
+    def rewind(self) -> None:
+        """Forget all tokens but the prompts'."""
+        for layer in self._rooms:
+            layer.used = self._prompt_length
+        self._depth = 0
+        self._tree_BKT = self._tree_BKT.new_zeros(len(self._tree_BKT), 1, 0)
+        self._tree_positions_BT = self._tree_positions_BT[:, :0]
+
+    def _masks(self, seen_BKT: torch.Tensor, queries_BK: torch.Tensor, keys_BT: torch.Tensor) -> dict[str, Any]:
+        """A mask a kind of layer."""
+        assert self._window is not None
+        near_BKT = queries_BK[..., None] - keys_BT[:, None] < self._window
+        return {"full_attention": seen_BKT[:, None], "sliding_attention": (seen_BKT & near_BKT)[:, None]}
+
+    def _forward(self, ids: torch.Tensor, mask: Any, positions: torch.Tensor) -> torch.Tensor:
+        out = self._backbone(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=self._cache, use_cache=True
+        )
+        hidden: torch.Tensor = out.last_hidden_state
+        return hidden
