@@ -80,6 +80,7 @@ class DayTable:
             "gate": lambda r: r["verdict"],
             "R@10 not masked, days after": lambda r: _model_recall(r["scores"]),
             "hallucination, unconstrained": lambda r: _percent(r["scores"].get("hallucination_rate")),
+            "beams miss, items/probability": lambda r: _missed(r["scores"].get("beam")),
             "invalid SIDs, constrained": lambda r: str(r["scores"].get("num_invalid", "-")),
             "items / SID uniqueness": lambda r: f"{r['sids']['num_items']} / {r['sids']['uniqueness']:.2%}",
             "collisions / largest bucket": lambda r: f"{r['sids']['collisions']} / {r['sids']['largest_bucket']}",
@@ -146,6 +147,11 @@ def _model_recall(scores: dict[str, Any]) -> str:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.2%}"
+
+
+def _missed(certificate: dict[str, Any] | None) -> str:
+    """A release of before there were certificates, or scored without, has none."""
+    return "-" if certificate is None else f"{certificate['missed_items']:.2%} / {certificate['missed_mass']:.2%}"
 
 
 def _speed(run: dict[str, Any], stage: str) -> str:

@@ -165,6 +165,7 @@ def judge(
             params.max_hallucination_rate,
             "share of free generations that are no item",
         ),
+        _beam_certificate(scores),
         _at_least(
             "uniqueness", _number(sids_report, "uniqueness"), params.min_uniqueness, "share of items alone on a SID"
         ),
@@ -240,6 +241,22 @@ def _at_least(name: str, observed: float | None, limit: float | None, what: str,
 
 def _show(value: float | None) -> str:
     return "(no figure)" if value is None else f"{value:.4g}"
+
+
+def _beam_certificate(scores: Mapping[str, Any]) -> Check:
+    """What the beams say must be so (models/beam_check.py); that they miss something is no lie and does not block."""
+    name, certificate = "beam_certificate", scores.get("beam")
+    if certificate is None:
+        reason = "no certificate: an older release, or scores.beam_check_queries is 0"
+        return Check(name, None, None, False, reason, blocking=False, valid=False)
+    requests, invalid, duplicates, error = (
+        _show(_number(certificate, key)) for key in ("num_requests", "num_invalid", "num_duplicates", "score_error")
+    )
+    said = f"{invalid} invalid, {duplicates} duplicates, score error {error} over {requests} requests"
+    holds = certificate.get("holds")
+    if not isinstance(holds, bool):
+        return Check(name, None, None, False, f"does not say whether it holds: {said}", valid=False)
+    return Check(name, None, None, holds, f"{'holds' if holds else 'broken'}: {said}")
 
 
 def _beats_popularity(scores: Mapping[str, Any] | None, protocol: Protocol) -> bool:

@@ -44,6 +44,12 @@ class MonitorParams(Params):
     """Fewer answers a day than this are an alert; 0 watches nothing."""
     max_hallucination_percent: float = 10.0
     """Unconstrained generations that are no item's SID, in percent."""
+    max_beam_false: int = 0
+    """SIDs or items of the certified beam searches that were not allowed, or came twice."""
+    max_beam_score_error: float = 1e-3
+    """Largest difference between a beam's score and the exact one; more breaks the certificate."""
+    max_beam_missed_percent: float = 10.0
+    """Items of the true best list that the beams miss, in percent; more asks for a wider search."""
     min_sid_uniqueness_percent: float = 50.0
     """Items alone on their SID before the tie-break digit, in percent."""
     min_recall_over_popularity: float = 1.0

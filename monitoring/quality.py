@@ -49,11 +49,25 @@ class Churn:
 
 
 @dataclass(frozen=True)
+class Beam:
+    """What the certificate in scores.json says of the beams: shares of the true best that they miss, and errors.
+
+    missed_mass: by probability; missed_items: of a list. score_error: the largest. num_false: invalid SIDs or items,
+    and those that came twice.
+    """
+
+    missed_mass: float | None
+    missed_items: float | None
+    score_error: float | None
+    num_false: int | None
+
+
+@dataclass(frozen=True)
 class Quality:
     """A release's own figures; None where its reports have none. Shares in [0, 1].
 
     next_day: recall@10 of the model on the first held-out day alone. churn: a level, what a retraining moved; empty for
-    a release that follows none.
+    a release that follows none. beam: None if nothing was certified.
     """
 
     release_id: str
@@ -71,6 +85,7 @@ class Quality:
     largest_bucket: int | None
     levels: tuple[Level, ...]
     churn: tuple[Churn, ...] = ()
+    beam: Beam | None = None
 
     def recall(self, method: str, protocol: str = "not_masked") -> float | None:
         """Pooled recall@10 of a method, None if it was not scored."""
@@ -96,6 +111,13 @@ class Quality:
             "sid_largest_bucket": self.largest_bucket,
             "sid_least_perplexity": min(perplexities, default=None),
         }
+        if self.beam is not None:
+            measured |= {
+                "beam_missed_mass_percent": _percent(self.beam.missed_mass),
+                "beam_missed_items_percent": _percent(self.beam.missed_items),
+                "beam_score_error": self.beam.score_error,
+                "beam_false": self.beam.num_false,
+            }
         for number, level in enumerate(self.churn, start=1):
             measured[f"sid_churn_level{number}_percent"] = _percent(level.moved)
             measured[f"sid_churn_level{number}_unaligned_percent"] = _percent(level.unaligned)
@@ -142,6 +164,7 @@ def read_quality(release: Release) -> Quality:
             for level in sids.get("levels", [])
         ),
         churn=_churn(sids.get("churn", {})),
+        beam=_beam(scores.get("beam")),
     )
 
 
@@ -168,6 +191,16 @@ def _churn(section: Mapping[str, Any]) -> tuple[Churn, ...]:
 
     pairs = zip(section.get("after", []), section.get("before", []), strict=True)
     return tuple(Churn(share(after), share(before)) for after, before in pairs)
+
+
+def _beam(certificate: Mapping[str, Any] | None) -> Beam | None:
+    if certificate is None:
+        return None
+    mass, items, error, invalid, duplicates = (
+        _number(certificate.get(key))
+        for key in ("missed_mass", "missed_items", "score_error", "num_invalid", "num_duplicates")
+    )
+    return Beam(mass, items, error, None if invalid is None or duplicates is None else int(invalid + duplicates))
 
 
 def _method_score(method: str, protocol: str, row: Mapping[str, Any]) -> MethodScore:

@@ -98,6 +98,15 @@ PANELS = (
         {"hallucination_percent": "hallucination", "hallucination_percent_limit": "limit"},
     ),
     Panel(
+        "What beams miss, % of the true best",
+        {
+            "beam_missed_items_percent": "items",
+            "beam_missed_mass_percent": "probability",
+            "beam_missed_items_percent_limit": "limit (items)",
+        },
+        note="Every allowed SID scored exactly, for a sample of requests; only days of a release with a certificate.",
+    ),
+    Panel(
         "Drift of what is served, in units of its limit",
         {
             "drift_codes": "SID codes",

@@ -1,6 +1,7 @@
 """A sealed release and a day of traffic, small and made by hand."""
 
 import sys
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from models.beam_check import Certificate
 from models.sid_table import SidTable
 from plumline import artifact
 from plumline.sid import SidSpace
@@ -44,6 +46,7 @@ def make_scores(as_of: date, recall: float = 0.2, **changes: Any) -> dict[str, A
             "sasrec": method(0.15),
         },
         "hallucination_rate": 0.02,
+        "beam": make_certificate(),
         "num_invalid": 0,
         "coverage": 0.6,
         "effective_vocabulary": 11,
@@ -54,6 +57,23 @@ def make_scores(as_of: date, recall: float = 0.2, **changes: Any) -> dict[str, A
         ],
         **changes,
     }
+
+
+def make_certificate(**changes: Any) -> dict[str, Any]:
+    """The certificate of a beam search that misses a little and says nothing that is not so."""
+    certificate = Certificate(
+        num_requests=10,
+        width=50,
+        k=10,
+        num_sids=19.0,
+        missed_mass=0.005,
+        missed_items=0.03,
+        worst_missed_items=0.2,
+        score_error=2e-6,
+        num_invalid=0,
+        num_duplicates=0,
+    )
+    return replace(certificate, **changes).to_json()
 
 
 def make_sids_report(**changes: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from models.beam_check import SCORE_TOLERANCE
 from monitoring.alerts import (
     ALERT_NAMES,
     WATCHED,
@@ -48,6 +49,27 @@ def test_limits_follow_the_parameters() -> None:
     assert not BOUNDS["sid_uniqueness_percent"].most
     assert not Limit(1.0).holds(float("nan"))
     assert str(Limit(2, most=False)) == "at least 2"
+
+
+def test_a_broken_certificate_pages_and_a_narrow_search_waits() -> None:
+    beams = {"beam_missed_items_percent": 10.1, "beam_missed_mass_percent": 99.0}
+    found = judge_gauges({**beams, "beam_false": 1.0, "beam_score_error": 0.002}, BOUNDS, day=DAY, release_id="r1")
+    assert [(alert.severity, alert.name, alert.limit) for alert in found] == [
+        ("page", "beam_false", 0.0),
+        ("page", "beam_score_error", 0.001),
+        ("ticket", "beam_missed_items_percent", 10.0),
+    ]
+    wider = limits(MonitorParams(max_beam_missed_percent=11.0))
+    assert judge_gauges(beams, wider, day=DAY, release_id="r1") == []
+
+
+def test_the_limit_of_the_score_error_is_the_certificates() -> None:
+    assert MonitorParams().max_beam_score_error == SCORE_TOLERANCE
+
+
+def test_every_alert_has_a_section_in_the_runbook(root: Path) -> None:
+    headings = {line[3:] for line in (root / "docs" / "runbook.md").read_text().splitlines() if line.startswith("## ")}
+    assert set(ALERT_NAMES) <= headings
 
 
 def test_recipes_hold_sections_that_fit(root: Path) -> None:

@@ -66,6 +66,48 @@ def test_bad_scores_are_kept_out(example: ModuleType, path: str, new: Any, faili
     assert all("\n" not in check.reason for check in verdict.checks)
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"num_invalid": 2}, "broken: 2 invalid, 0 duplicates, score error 2e-06 over 10 requests"),
+        ({"num_duplicates": 1}, "broken: 0 invalid, 1 duplicates, score error 2e-06 over 10 requests"),
+        ({"score_error": 0.02}, "broken: 0 invalid, 0 duplicates, score error 0.02 over 10 requests"),
+    ],
+)
+def test_a_broken_beam_certificate_is_kept_out(example: ModuleType, changes: dict[str, Any], reason: str) -> None:
+    scores = example.make_scores(DAY, beam=example.make_certificate(**changes))
+    verdict = judge(scores, example.make_sids_report(), None, PARAMS)
+    assert verdict.status == "failed"
+    assert [(check.name, check.reason) for check in verdict.failures] == [("beam_certificate", reason)]
+
+
+def test_beams_that_miss_much_and_say_nothing_false_pass(example: ModuleType) -> None:
+    scores = example.make_scores(DAY, beam=example.make_certificate(missed_items=0.9, missed_mass=0.9))
+    verdict = judge(scores, example.make_sids_report(), None, PARAMS)
+    check = _check_of(verdict, "beam_certificate")
+    assert verdict.passed
+    assert check.passed
+    assert check.blocking
+    assert check.reason == "holds: 0 invalid, 0 duplicates, score error 2e-06 over 10 requests"
+
+
+@pytest.mark.parametrize("absent", [{}, {"beam": None}])
+def test_a_release_without_a_certificate_is_judged_by_the_rest(example: ModuleType, absent: dict[str, Any]) -> None:
+    scores = {key: value for key, value in example.make_scores(DAY).items() if key != "beam"} | absent
+    verdict = judge(scores, example.make_sids_report(), None, PARAMS)
+    check = _check_of(verdict, "beam_certificate")
+    assert verdict.status == "passed"
+    assert not check.passed
+    assert not check.blocking
+    assert check.reason.startswith("no certificate")
+
+
+def test_a_certificate_without_a_word_on_whether_it_holds_is_not_judged(example: ModuleType) -> None:
+    verdict = judge(_change(example.make_scores(DAY), "beam|holds", None), example.make_sids_report(), None, PARAMS)
+    assert verdict.status == "invalid"
+    assert [check.name for check in verdict.failures] == ["beam_certificate"]
+
+
 def test_collapsed_codebook_is_kept_out(example: ModuleType) -> None:
     verdict = judge(example.make_scores(DAY), example.make_sids_report(uniqueness=0.3), None, PARAMS)
     assert [check.name for check in verdict.failures] == ["uniqueness"]

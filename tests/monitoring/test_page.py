@@ -55,6 +55,14 @@ def test_page_says_what_is_wrong(example: ModuleType, tmp_path: Path) -> None:
     assert json.loads((path.parent / "gauges.json").read_text())["retired_served"] == 3
 
 
+def test_page_lists_what_beams_miss_beside_its_limit(example: ModuleType, tmp_path: Path) -> None:
+    markdown = (_write(example, tmp_path, DAY).parent / "report.md").read_text()
+    plain = markdown.replace("\\", "")
+    assert "| beam_missed_items_percent | 3 | at most 10 | holds |" in plain
+    assert "| beam_false | 0 | at most 0 | holds |" in plain
+    assert "| beam_missed_mass_percent | 0.5 |" in plain
+
+
 def test_same_day_same_bytes_and_history_of_the_days_before(example: ModuleType, tmp_path: Path) -> None:
     days = [DAY + timedelta(days=n) for n in range(3)]
     pages = [_write(example, tmp_path, day) for day in days]

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from monitoring.quality import next_day_recalls, read_quality
+from monitoring.quality import Beam, next_day_recalls, read_quality
 
 DAY = date(2011, 10, 31)
 
@@ -40,6 +40,28 @@ def test_churn_of_a_retraining_is_a_gauge_a_level(example: ModuleType, tmp_path:
         "sid_churn_level2_percent": 87.5,
         "sid_churn_level2_unaligned_percent": 100.0,
     }
+
+
+def test_what_the_beams_miss_and_say_falsely_are_gauges(example: ModuleType, tmp_path: Path) -> None:
+    beam = example.make_certificate(num_invalid=2, num_duplicates=3)
+    quality = read_quality(example.make_release(tmp_path / "r", DAY, scores=example.make_scores(DAY, beam=beam)))
+    assert quality.beam == Beam(missed_mass=0.005, missed_items=0.03, score_error=2e-6, num_false=5)
+    found = {name: value for name, value in quality.gauges.items() if name.startswith("beam_")}
+    assert found == {
+        "beam_missed_mass_percent": 0.5,
+        "beam_missed_items_percent": 3.0,
+        "beam_score_error": 2e-6,
+        "beam_false": 5.0,
+    }
+
+
+def test_a_clean_certificate_is_a_zero_and_none_is_a_gap(example: ModuleType, tmp_path: Path) -> None:
+    assert read_quality(example.make_release(tmp_path / "clean", DAY)).gauges["beam_false"] == 0
+    scores = example.make_scores(DAY)
+    del scores["beam"]
+    without = read_quality(example.make_release(tmp_path / "without", DAY, scores=scores))
+    assert without.beam is None
+    assert not [name for name in without.gauges if name.startswith("beam_")]
 
 
 def test_figures_that_are_missing_are_left_out(example: ModuleType, tmp_path: Path) -> None:

@@ -115,6 +115,13 @@ def test_every_panel_draws_gauges_that_exist(published: Published) -> None:
     assert metrics == {"evidently:metric_v2:Gauge"}
 
 
+def test_what_beams_miss_is_a_panel_with_its_limit(published: Published) -> None:
+    snapshot = json.loads(published.reports[0].snapshot.read_text())
+    values = {result["display_name"]: result["value"] for result in snapshot["metric_results"].values()}
+    panel = next(panel for panel in PANELS if "beam_missed_items_percent" in panel.gauges)
+    assert [values[gauge] for gauge in panel.gauges] == [3.0, 0.5, 10.0]  # items, probability, limit
+
+
 def test_publishing_again_replaces(published: Published) -> None:
     before = [path.name for path in _snapshots(published.home)]
     told: list[Any] = []
