@@ -25,7 +25,7 @@ import torch
 
 from models.decoder import Decoder, check_model
 from models.index import Index
-from models.trie import DEAD, Allowed, State, Trie, expand
+from models.trie import DEAD, Allowed, Candidates, State, Trie, expand
 from plumline.errors import InputError
 
 if TYPE_CHECKING:
@@ -170,12 +170,12 @@ def _best(score_BC: torch.Tensor, width: int) -> torch.Tensor:
     Returns (B, K) int64, K the most that any row has; -1 fills rows with fewer candidates that live.
     """
     num_kept = min(width, score_BC.shape[1])
-    top = score_BC.topk(num_kept, dim=1, sorted=True)
-    threshold_B1 = top.values[:, -1:]
+    top = score_BC.topk(min(width + 1, score_BC.shape[1]), dim=1, sorted=True)
+    threshold_B1 = top.values[:, num_kept - 1 : num_kept]
     # `topk` chooses among equal scores as it likes, which matters only where they lie on both sides of the cut.
-    tied_B = (score_BC == threshold_B1).sum(1) > (top.values == threshold_B1).sum(1)
-    if not bool((tied_B | (threshold_B1[:, 0] == DEAD)).any()):
-        return top.indices.sort(dim=1).values
+    next_B1 = top.values[:, -1:] if num_kept < top.values.shape[1] else torch.full_like(threshold_B1, DEAD)
+    if not bool(((next_B1 == threshold_B1) | (threshold_B1 == DEAD)).any()):
+        return top.indices[:, :num_kept].sort(dim=1).values
     above_BC = score_BC > threshold_B1
     equal_BC = (score_BC == threshold_B1) & (score_BC > DEAD)
     room_B1 = num_kept - above_BC.sum(1, keepdim=True)
@@ -188,7 +188,7 @@ def _best(score_BC: torch.Tensor, width: int) -> torch.Tensor:
     return keep_BK
 
 
-def _branches(codes_BKL: torch.Tensor, candidates: Any, cap_level: int) -> torch.Tensor:
+def _branches(codes_BKL: torch.Tensor, candidates: Candidates, cap_level: int) -> torch.Tensor:
     """Number of the branch (the first `cap_level` codes) of each candidate, ascending along a row: (B, C) int64."""
     num_rows, num_beams, depth = codes_BKL.shape
     num_candidates = candidates.score.shape[1]

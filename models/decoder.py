@@ -4,8 +4,9 @@ Not a stage. Every forward pass after the prompt's is one row a request: the tok
 and a mask lets each see the prompt, its ancestors and itself (tree attention). Nothing of the cache is copied, repeated
 or reordered when beams fork and die; the room for all tokens to come is allocated with the prompt.
 
-Which models: causal LMs with sdpa attention whose layers see everything or a sliding window (`layer_types`): Llama,
-SmolLM, Qwen2, Qwen3, Gemma, Gemma 3. A window is a mask here, since tokens of the tree are no sequence.
+Which models: causal LMs whose layers see everything or a sliding window (`layer_types`): Llama, SmolLM, Qwen2, Qwen3,
+Gemma, Gemma 2 (with eager attention, as it caps its attention logits), Gemma 3. A window is a mask here, since tokens
+of the tree are no sequence.
 
 Shapes: B requests, K new tokens a request, P prompt tokens, T tokens in the cache, D hidden, V vocabulary, S codes.
 """
@@ -22,6 +23,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from plumline.errors import InputError, PlumlineError
 
 _KINDS = {"full_attention", "sliding_attention"}
+_ATTENTION = ("sdpa", "eager")
 
 
 class _Room(DynamicLayer):
@@ -59,13 +61,13 @@ class _Room(DynamicLayer):
 def check_model(model: Any) -> None:
     """Raise InputError unless the model is one of the kinds that are decoded here."""
     config = model.config
-    if config._attn_implementation != "sdpa":  # "eager" reads a boolean mask as numbers to add and is silently wrong
-        raise InputError(f"attention {config._attn_implementation!r}: load the model with attn_implementation='sdpa'")
+    if config._attn_implementation not in _ATTENTION:  # the others take no mask of a tree
+        raise InputError(
+            f"attention {config._attn_implementation!r}: load the model with attn_implementation='sdpa' (or 'eager')"
+        )
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if not kinds <= _KINDS:
         raise InputError(f"layers {sorted(kinds - _KINDS)}: only {sorted(_KINDS)} are decoded here")
-    if "sliding_attention" in kinds and model.base_model.config.model_type.startswith("gemma2"):
-        raise InputError("Gemma 2 caps its attention logits, which sdpa cannot; take a Gemma or Gemma 3 model")
 
 
 class Decoder:
@@ -84,6 +86,7 @@ class Decoder:
             raise InputError("a prompt without tokens: every prompt has at least one (its beginning-of-text token)")
         config = model.config
         self._backbone, self._head = model.base_model, model.get_output_embeddings()
+        self._type = next(self._backbone.parameters()).dtype
         self._softcap = getattr(config, "final_logit_softcapping", None)
         kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
         self._window = config.sliding_window if "sliding_attention" in kinds else None
@@ -157,7 +160,7 @@ class Decoder:
         prompt_BKP = self._seen_BP[:, None].expand(-1, token_BK.shape[1], -1)
         mask_BKT = torch.cat([prompt_BKP, tree_BKT], dim=-1)
         keys_BT = torch.cat([self._prompt_positions_BP, self._tree_positions_BT], dim=-1)
-        mask = mask_BKT[:, None] if self._window is None else self._masks(mask_BKT, positions_BK, keys_BT)
+        mask = self._added(mask_BKT) if self._window is None else self._masks(mask_BKT, positions_BK, keys_BT)
         self.hidden = self._forward(token_BK, mask, positions_BK)
 
     def rewind(self) -> None:
@@ -172,7 +175,12 @@ class Decoder:
         """A mask a kind of layer."""
         assert self._window is not None
         near_BKT = queries_BK[..., None] - keys_BT[:, None] < self._window
-        return {"full_attention": seen_BKT[:, None], "sliding_attention": (seen_BKT & near_BKT)[:, None]}
+        return {"full_attention": self._added(seen_BKT), "sliding_attention": self._added(seen_BKT & near_BKT)}
+
+    def _added(self, seen_BKT: torch.Tensor) -> torch.Tensor:
+        """As numbers to add, which sdpa would make of a boolean mask in every layer anew, and eager takes it for."""
+        zeros = torch.zeros(seen_BKT.shape, dtype=self._type, device=seen_BKT.device)
+        return zeros.masked_fill_(~seen_BKT, float("-inf"))[:, None]
 
     def _forward(self, ids: torch.Tensor, mask: Any, positions: torch.Tensor) -> torch.Tensor:
         out = self._backbone(

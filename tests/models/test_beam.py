@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     GemmaConfig,
@@ -30,14 +32,14 @@ from models.trie import Allowed, Trie
 from plumline.errors import InputError, PlumlineError
 from plumline.sid import SidSpace
 
-KINDS = ["llama", "qwen2", "qwen3", "gemma", "gemma3"]
+KINDS = ["llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3"]
 NUM_TEXT = 11  # ordinary tokens before the SID tokens; two unused rows stand after them
 
 
 def tiny_model(kind: str, space: SidSpace, seed: int, dtype: torch.dtype = torch.float64) -> Any:
     """A random model whose logits are far from equal. float64: no two beams come so close that rounding decides."""
     torch.manual_seed(seed)
-    sizes = {
+    sizes: dict[str, Any] = {
         "vocab_size": NUM_TEXT + space.num_tokens + 2,
         "hidden_size": 16,
         "intermediate_size": 32,
@@ -60,8 +62,11 @@ def tiny_model(kind: str, space: SidSpace, seed: int, dtype: torch.dtype = torch
         case "gemma":
             model = GemmaForCausalLM(GemmaConfig(**sizes, head_dim=8))
         case _:  # every second layer sees but the last three tokens
-            kinds = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 3}
-            model = Gemma3ForCausalLM(Gemma3TextConfig(**sizes, **kinds, head_dim=8, final_logit_softcapping=5.0))
+            sizes |= {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 3, "head_dim": 8}
+            if kind == "gemma2":  # caps its attention logits, which sdpa cannot
+                model = Gemma2ForCausalLM(Gemma2Config(**sizes, attn_implementation="eager"))
+            else:
+                model = Gemma3ForCausalLM(Gemma3TextConfig(**sizes, final_logit_softcapping=5.0))
     return model.to(dtype).eval()
 
 
@@ -319,7 +324,7 @@ def test_what_does_not_fit_is_refused() -> None:
         beam_search(model, [[1], []], **arguments)
     with pytest.raises(InputError, match="two releases"):
         beam_search(model, [[1]], **{**arguments, "index": Index.build(np.array([[0, 0]]), (3, 4))})
-    model.set_attn_implementation("eager")
+    model.config._attn_implementation = "flash_attention_2"
     with pytest.raises(InputError, match="sdpa"):
         beam_search(model, [[1]], **arguments)
 

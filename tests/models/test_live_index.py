@@ -1,7 +1,10 @@
 """Base, delta and what is gone, against an index rebuilt from scratch: the same answers at every moment."""
 
+import operator
+import random
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from models.beam import Beams, beam_search
+from models.beam import Beams, Choice, beam_search
 from models.live_index import Epoch, LiveIndex
 from models.rules import parse
 from models.segment import Segment
@@ -21,6 +24,16 @@ from plumline.errors import InputError
 from plumline.sid import SidSpace
 
 SPACE = SidSpace((4, 3, 5))
+WIDE = SidSpace((12, 9, 7))
+SEEN = frozenset(f"i{number}" for number in range(0, 3000, 7))
+COMPARE = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
 SID_BASE = 7
 DAY_MS = 86_400_000
 RULES = [None, 'channel("a")', '~channel("a") & price < 3', "fresh(2d) | price >= 4", "~seen"]
@@ -207,6 +220,119 @@ def test_adding_to_a_million_items_takes_no_second() -> None:
     assert epoch.num_items == count + 500
     assert f"item {count + 7}" in epoch
     assert f"item {7}" not in epoch
+
+
+def a_rule(dice: random.Random, depth: int = 2) -> tuple[str, Callable[[str, dict[str, Any]], bool]]:
+    """A random rule as text and as plain Python over (item, its row)."""
+    kind = dice.choice(["channel", "price", "fresh", "seen"] + (["not", "and", "or"] * 2 if depth else []))
+    if kind == "channel":
+        names = dice.sample(["a", "b", "c", "nobody"], dice.randint(1, 2))
+        return "channel({})".format(", ".join(f'"{name}"' for name in names)), lambda _, row: row["channel"] in names
+    if kind == "price":
+        op, limit = dice.choice(list(COMPARE)), dice.randint(0, 9)
+        return f"price {op} {limit}", lambda _, row: row["price"] is not None and COMPARE[op](row["price"], limit)
+    if kind == "fresh":
+        days = dice.randint(0, 30)
+        return f"fresh({days}d)", lambda _, row: row["day"] >= 30 - days
+    if kind == "seen":
+        return "seen", lambda item, _: item in SEEN
+    first, holds = a_rule(dice, depth - 1)
+    if kind == "not":
+        return f"~({first})", lambda item, row: not holds(item, row)
+    second, also = a_rule(dice, depth - 1)
+    if kind == "and":
+        return f"({first}) & ({second})", lambda item, row: holds(item, row) and also(item, row)
+    return f"({first}) | ({second})", lambda item, row: holds(item, row) or also(item, row)
+
+
+def fuzz(model: Any, wanted: int, seed: int) -> dict[str, int]:
+    """Recommend until so many items have come out; what is wrong with them, by plain Python over plain rows."""
+    dice, names = random.Random(seed), [f"i{number}" for number in range(3000)]
+
+    def some(count: int) -> dict[str, dict[str, Any]]:
+        return {
+            name: {
+                "codes": tuple(dice.randrange(size) for size in WIDE.sizes),
+                "day": dice.randint(0, 30),
+                "channel": dice.choice(["a", "b", "c", None]),
+                "price": dice.choice([None, *map(float, range(10))]),
+            }
+            for name in dice.sample(names, count)
+        }
+
+    truth = some(2000)
+    live = LiveIndex(Segment.build(table(truth), codes_of(truth), WIDE.sizes), compact_at=None)
+    counts = {"items": 0, "invalid": 0, "disallowed": 0, "duplicates": 0, "short": 0, "empty": 0}
+    while counts["items"] < wanted:
+        change = dice.choice(["add", "remove", "compact", "nothing"])
+        if change == "add":
+            new = some(dice.choice([1, 5, 100]))
+            live.add(table(new), codes_of(new))
+            truth |= new
+        elif change == "remove":
+            gone = set(dice.sample(sorted(truth), min(len(truth) // 2, dice.choice([1, 5, 100]))))
+            live.remove(gone)
+            truth = {name: row for name, row in truth.items() if name not in gone}
+        elif change == "compact":
+            live.compact(wait=dice.random() < 0.5)
+        epoch = live.epoch
+        rules = [a_rule(dice) for _ in range(16)]
+        allowed = [epoch.select(parse(text), at_ms=30 * DAY_MS, sets={"seen": SEEN}) for text, _ in rules]
+        fit = [{name for name, row in truth.items() if holds(name, row)} for _, holds in rules]
+        assert [len(one or ()) for one in allowed] == [len(one) for one in fit]  # known before decoding
+        counts["empty"] += sum(not one for one in fit)
+        asked = [(one, may) for one, may in zip(allowed, fit, strict=True) if one is not None and may]
+        prompts = [[dice.randrange(SID_BASE) for _ in range(dice.randint(1, 12))] for _ in asked]
+        width = dice.choice([20, 100])
+        found = beam_search(
+            model,
+            prompts,
+            space=WIDE,
+            sid_base=SID_BASE,
+            index=epoch.base.trie("cpu"),
+            delta=epoch.delta.trie("cpu") if epoch.delta is not None else None,
+            allowed=[one for one, _ in asked],
+            width=width,
+            device="cpu",
+            choice=Choice(temperature=dice.choice([None, None, 1.0]), seed=dice.randrange(1000)),
+        )
+        for beams, (one, may) in zip(found, asked, strict=True):
+            items = [item for behind in epoch.items_behind(beams.codes, one) for item in behind]
+            sids, possible = list(map(tuple, beams.codes.tolist())), {truth[item]["codes"] for item in may}
+            counts["items"] += len(items)
+            counts["invalid"] += sum(sid not in possible for sid in sids)
+            counts["disallowed"] += sum(item not in may for item in items)
+            counts["duplicates"] += len(items) - len(set(items)) + len(sids) - len(set(sids))
+            counts["short"] += len(sids) < min(width, len(possible))
+    return counts
+
+
+@pytest.fixture(scope="module")
+def wide_model() -> Any:
+    torch.manual_seed(4)
+    config = LlamaConfig(
+        vocab_size=SID_BASE + WIDE.num_tokens,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        initializer_range=0.4,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def test_ten_thousand_recommended_items_are_all_valid_allowed_and_different(wide_model: Any) -> None:
+    counts = fuzz(wide_model, 10_000, seed=1)
+    assert [counts[name] for name in ("invalid", "disallowed", "duplicates", "short")] == [0, 0, 0, 0], counts
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_million_recommended_items_are_all_valid_allowed_and_different(wide_model: Any) -> None:
+    counts = fuzz(wide_model, 1_000_000, seed=2)
+    print(counts)
+    assert [counts[name] for name in ("invalid", "disallowed", "duplicates", "short")] == [0, 0, 0, 0], counts
+    assert counts["empty"] > 0
 
 
 def test_bad_items_are_refused() -> None:
