@@ -13,7 +13,9 @@ Shapes: B requests, K new tokens a request, P prompt tokens, T tokens in the cac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -56,6 +58,28 @@ class _Room(DynamicLayer):
 
     def get_seq_length(self) -> int:
         return self.used
+
+
+@contextlib.contextmanager
+def _last_token_only(backbone: Any) -> Iterator[None]:
+    """Meanwhile the last layer computes its output for the last token of each row only; the others' is garbage.
+
+    Of a prompt nothing but its keys, its values and its last token's output is ever read. What the last layer puts out
+    of its attention and its feed-forward block for that one token, (B, 1, D), is added to the residual stream of
+    all tokens. Other threads that run the model meanwhile are left alone.
+    """
+    layer, owner = next(reversed(getattr(backbone, "layers", [])), None), threading.get_ident()
+
+    def cut(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
+        return (inputs[0][:, -1:], *inputs[1:]) if threading.get_ident() == owner else None
+
+    blocks = [getattr(getattr(layer, "self_attn", None), "o_proj", None), getattr(layer, "mlp", None)]
+    hooks = [block.register_forward_pre_hook(cut) for block in blocks if block is not None]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def check_model(model: Any) -> None:
@@ -110,7 +134,8 @@ class Decoder:
             causal_BPP = (order[:, None] >= order) & self._seen_BP[:, None]
             causal_BPP |= torch.eye(longest, dtype=torch.bool, device=device)  # padding sees itself, else it is NaN
             mask = self._masks(causal_BPP, positions_BP, positions_BP)
-        self.hidden = self._forward(ids_BP, mask, positions_BP)[:, -1:]
+        with _last_token_only(self._backbone):
+            self.hidden = self._forward(ids_BP, mask, positions_BP)[:, -1:]
         self.score_type = torch.promote_types(self.hidden.dtype, torch.float32)
         self._depth = 0
         self._tree_BKT = torch.zeros(len(prompts), 1, 0, dtype=torch.bool, device=device)
