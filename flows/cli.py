@@ -132,7 +132,7 @@ def status(as_json: bool) -> None:
 @click.option("--history", metavar="ID,ID…", help="Items, oldest first, instead of a user's.")
 @click.option("-k", "num_items", default=10, show_default=True, type=click.IntRange(1, 100), help="How many items.")
 @click.option("--rule", metavar="RULE", help="What every item must fulfil: 'fresh(7d) & ~seen & price < 20'.")
-@click.option("--max-per-branch", metavar="N", type=click.IntRange(min=1), help="At most N SIDs with one first code.")
+@click.option("--max-per-branch", metavar="N", type=click.IntRange(1, 100), help="At most N SIDs with one first code.")
 @click.option("--temperature", metavar="T", type=float, help="A sample of the model's distribution, not the best.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the sample.")
 @_json_option

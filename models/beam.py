@@ -65,11 +65,20 @@ class Choice:
             raise InputError(f"cap {self.cap}: at least 1 beam a branch, or none for no cap")
         if not 1 <= self.cap_level <= num_levels:
             raise InputError(f"cap_level {self.cap_level}: a SID has levels 1 … {num_levels}")
-        if self.temperature is not None and not 0 < self.temperature < float("inf"):
-            raise InputError(f"temperature {self.temperature}: above 0, or none for the best instead of a sample")
+        if self.cap is None and self.cap_level != 1:
+            raise InputError(f"cap_level {self.cap_level} without a cap has no effect; give both or neither")
+        if self.temperature is None and self.seed != 0:
+            raise InputError(f"seed {self.seed} without a temperature has no effect; give both or neither")
+        if self.temperature is not None and not TEMPERATURES[0] <= self.temperature <= TEMPERATURES[1]:
+            low, high = TEMPERATURES
+            raise InputError(f"temperature {self.temperature}: {low} to {high}, or none for the best, not a sample")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"seed {self.seed}: 0 to 2**63 - 1")
 
 
 BEST = Choice()
+TEMPERATURES = 0.001, 100.0
+"""Between these a sample is one; below, a step's log-probabilities would not fit into float32."""
 
 
 @torch.inference_mode()
@@ -118,7 +127,7 @@ def beam_search(
         if lottery is not None:
             key_BC = lottery.draw(candidates.score.unflatten(1, (-1, candidates.branch)), score_BK).flatten(1)
         if choice.cap is not None and level + 1 >= choice.cap_level:
-            key_BC = _capped(key_BC, _branches(codes_BKL, candidates, choice.cap_level), choice.cap)
+            key_BC = _capped(key_BC, _branches(codes_BKL, candidates, choice.cap_level), min(choice.cap, width))
         keep_BK = _best(key_BC, width)
         dead_BK = keep_BK < 0
         keep_BK = keep_BK.clamp(min=0)  # a row with fewer beams than another repeats a candidate, dead by its score

@@ -1,13 +1,16 @@
 """Beam-truth certificate: every allowed SID scored exactly, and what the beam search missed of the best.
 
-Not a stage: the stage `scores` runs it on a sample, `plumline beam-check` on the champion. It shares the decoder's
-forward pass with the search, and nothing else: no index, no beams, no rules pushed into a trie. The prefixes of all
-SIDs are one tree, run in chunks over the prompt's cache; each SID's score is the sum along its path.
+Not a stage: the stage `scores` runs it on a sample, `plumline beam-check` on the champion. What a request allows is
+found item by item in plain Python, from the table of SIDs and the items' columns: no trie, no bits, no cache of rules.
+The prefixes of all allowed SIDs are one tree, run in chunks over the prompt's cache by the search's own decoder; each
+SID's score is the sum along its path. That the decoder itself is right is checked on the best SID of every request, by a
+plain forward pass of the model without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +18,21 @@ import numpy as np
 import torch
 
 from models.decoder import Decoder
+from models.rules import And, Compare, Fresh, Has, Named, Not, Or, Rule
 from plumline.errors import InputError
 
 if TYPE_CHECKING:
     from models.retriever import Request, Retriever
     from plumline.sid import SidSpace
 
+_COMPARE = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
 _MAX_LOGITS = 1 << 25  # of one chunk, which bounds the memory
 SCORE_TOLERANCE = 1e-3
 """Largest difference between a beam's score and the exact one that rounding explains."""
@@ -141,9 +153,9 @@ def check_beams(retriever: Retriever, requests: Sequence[Request], *, k: int, wi
 
     Requests to which nothing is allowed are left out. Raises InputError if none is left.
     """
-    asked = [request for request in requests if retriever.num_allowed(request)]
+    asked = [request for request in requests if _plainly_allowed(retriever, request)]
     if not asked:
-        raise InputError(f"none of {len(requests)} requests allows an item; there is nothing to check")
+        raise InputError(f"{len(requests)} requests, none of which allows an item: there is nothing to check")
     width = max(width, k)
     rows = [
         _check(retriever, request, beams.codes, beams.scores, [hit.item_id for hit in hits], k)
@@ -166,37 +178,75 @@ def check_beams(retriever: Retriever, requests: Sequence[Request], *, k: int, wi
     )
 
 
+def plain_score(model: Any, prompt: Sequence[int], tokens: Sequence[int], device: torch.device | str) -> float:
+    """Log-probability of tokens after a prompt, by the model's own forward pass and nothing of ours."""
+    with torch.inference_mode():
+        logits = model(input_ids=torch.tensor([[*prompt, *tokens]], device=device), use_cache=False).logits[0]
+    steps = torch.log_softmax(logits[len(prompt) - 1 : -1].double(), dim=-1)
+    return float(steps.gather(1, torch.tensor(tokens, device=device)[:, None]).sum())
+
+
+def plainly_allows(rule: Rule, item: Mapping[str, Any], *, at_ms: int, sets: Mapping[str, Collection[str]]) -> bool:
+    """Whether a rule allows an item, as models/rules.py defines it. item: a row of `Segment.items`."""
+    match rule:
+        case And(parts):
+            return all(plainly_allows(part, item, at_ms=at_ms, sets=sets) for part in parts)
+        case Or(parts):
+            return any(plainly_allows(part, item, at_ms=at_ms, sets=sets) for part in parts)
+        case Not(part):
+            return not plainly_allows(part, item, at_ms=at_ms, sets=sets)
+        case Named(name):
+            return item["item_id"] in sets[name]
+        case Fresh(ms):
+            published = item["published_ms"]
+            return published is not None and published >= at_ms // 60_000 * 60_000 - ms
+        case Has(name, values):
+            value = item.get(f"tag_{name}", item.get(name))
+            return bool(set(value if isinstance(value, list) else [value]) & set(values))
+        case Compare(name, op, number):
+            value = item.get(f"tag_{name}", item.get(name))
+            return value is not None and value == value and _COMPARE[op](value, number)
+    raise AssertionError(repr(rule))
+
+
+def _plainly_allowed(retriever: Retriever, request: Request) -> dict[tuple[int, ...], set[str]]:
+    """SID → items that a request allows."""
+    epoch, rule, found = retriever.epoch, request.rule, dict[tuple[int, ...], set[str]]()
+    dead = set() if epoch.dead is None else set(np.flatnonzero(epoch.dead.mask()).tolist())
+    rows = [row for place, row in enumerate(epoch.base.items.to_pylist()) if place not in dead]
+    for item in rows + (epoch.delta.items.to_pylist() if epoch.delta else []):
+        if item["item_id"] in request.exclude:
+            continue
+        if rule is None or plainly_allows(rule, item, at_ms=request.rule_ms, sets=request.sets):
+            found.setdefault(retriever.codes_of[item["item_id"]], set()).add(item["item_id"])
+    return found
+
+
 def _check(
     retriever: Retriever, request: Request, codes: np.ndarray, scores: np.ndarray, items: list[str], k: int
 ) -> tuple[float, ...]:
-    allowed = retriever.allowed(request)
-    sids = retriever.epoch.sids(allowed)
-    exact = score_all(
-        retriever.model,
-        retriever.prompt(request).token_ids,
-        sids,
-        space=retriever.vocabulary.space,
-        sid_base=retriever.vocabulary.sid_base,
-        device=retriever.device,
-    )
+    behind = _plainly_allowed(retriever, request)
+    sids = np.array(sorted(behind), dtype=np.int64)
+    prompt = retriever.prompt(request).token_ids
+    space, sid_base = retriever.vocabulary.space, retriever.vocabulary.sid_base
+    exact = score_all(retriever.model, prompt, sids, space=space, sid_base=sid_base, device=retriever.device)
     place = {sid: number for number, sid in enumerate(map(tuple, sids.tolist()))}
     found = [place.get(sid, -1) for sid in map(tuple, codes.tolist())]
     valid = [number for number in found if number >= 0]
     best = np.argsort(-exact, kind="stable")[:k]
     probabilities = np.exp(exact - exact[best[0]])  # relative to the best one, so that nothing underflows
     mass = 1 - float(probabilities[sorted(set(valid[:k]))].sum() / probabilities[best].sum())
-    truth = [item for behind in retriever.epoch.items_behind(sids[best], allowed) for item in behind][:k]
-    known = set(retriever.epoch.item_ids()) if allowed is None else _allowed_items(retriever, sids, allowed)
+    ranked = retriever.epoch.items_behind(sids[best], retriever.allowed(request))  # which of a SID's items comes first
+    truth = [item for items_of_sid in ranked for item in items_of_sid][:k]
+    known = set[str]().union(*behind.values())
     errors = [abs(exact[n] - score) for n, score in zip(found, scores.tolist(), strict=True) if n >= 0]
+    tokens = space.token_ids(sids[best[0]], sid_base).tolist()
+    errors.append(abs(exact[best[0]] - plain_score(retriever.model, prompt, tokens, retriever.device)))
     return (
         len(sids),
         mass if mass > 1e-12 else 0.0,  # sums in another order
-        len(set(truth) - set(items)) / len(truth),
-        max(errors, default=0.0),
+        len(set(truth) - set(items)) / max(1, len(truth)),
+        max(errors),
         found.count(-1) + len(set(items) - known),
         len(found) - len(set(found)) + len(items) - len(set(items)),
     )
-
-
-def _allowed_items(retriever: Retriever, sids: np.ndarray, allowed: Any) -> set[str]:
-    return {item for behind in retriever.epoch.items_behind(sids, allowed) for item in behind}

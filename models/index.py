@@ -170,11 +170,18 @@ class Index:
         """
         about = read_json(folder / _INDEX)
         levels = range(len(about["sizes"]))
+        children = tuple(_map_array(folder / f"level_{level}_children.npy") for level in levels)
+        if is_old_format(folder):
+            items = [_map_array(folder / "item_starts.npy")]
+            for pointers in children[:0:-1]:
+                items.insert(0, items[0][pointers])
+        else:
+            items = [_map_array(folder / f"level_{level}_items.npy") for level in levels]
         index = Index(
             sizes=tuple(about["sizes"]),
             codes=tuple(_map_array(folder / f"level_{level}_codes.npy") for level in levels),
-            children=tuple(_map_array(folder / f"level_{level}_children.npy") for level in levels),
-            items=tuple(_map_array(folder / f"level_{level}_items.npy") for level in levels),
+            children=children,
+            items=tuple(items),
             item_rows=_map_array(folder / "item_rows.npy"),
         )
         num_nodes = [1, *(len(codes) for codes in index.codes)]
@@ -192,6 +199,11 @@ class Index:
         named |= {f"level_{level}_children": array for level, array in enumerate(self.children)}
         named |= {f"level_{level}_items": array for level, array in enumerate(self.items)}
         return named | {"item_rows": self.item_rows}
+
+
+def is_old_format(folder: Path) -> bool:
+    """Whether an index was written before 2026-11-25: sealed releases are rolled back to for a long time."""
+    return (folder / "item_starts.npy").exists()
 
 
 def _check_codes(codes: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:

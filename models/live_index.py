@@ -11,6 +11,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
@@ -20,8 +22,7 @@ from models.rules import Rule, evaluate, explain
 from models.segment import Segment
 from models.trie import Allowed
 from plumline.errors import InputError
-
-_COMPACT_AT = 50_000  # items of a delta (or a tenth of the base) from which on it is worked into the base
+from plumline.stage import say
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,11 +60,13 @@ class Epoch:
     def add(self, items: pa.Table, codes: np.ndarray) -> Epoch:
         """The next epoch, with these items; one that is there already is replaced.
 
-        items: as in `Segment.items` (tag columns may be missing); codes: (n, L).
-        Raises InputError for an item given twice, a column of another type, or codes outside the space.
+        items: as in `Segment.items` (columns may be missing); codes: (n, L). Raises InputError for an item without id
+        or given twice, a column of another type or one that the index has not, or codes outside the space.
         """
         if len(items) == 0:
             return self
+        if "item_id" not in items.column_names or items.column("item_id").null_count:
+            raise InputError("items to add: every one needs an item_id")
         ids = items.column("item_id").to_pylist()
         if len(set(ids)) < len(ids):
             twice = next(item for item in ids if ids.count(item) > 1)
@@ -106,7 +109,7 @@ class Epoch:
         """
         if rule is None and self.dead is None:
             return None
-        base = self._alive()
+        base = self._alive
         delta = None if self.delta is None else Bits.full(len(self.delta))
         if rule is None:
             return Allowed(base, delta, "what is left of the index")
@@ -117,11 +120,12 @@ class Epoch:
 
     def explain(self, rule: Rule, *, at_ms: int, sets: Mapping[str, Collection[str]]) -> str:
         """One line: how many items each part of the rule leaves."""
-        places = [(self.base.tags, _positions(self.base, sets), self._alive())]
+        places = [(self.base.tags, _positions(self.base, sets), self._alive)]
         if self.delta is not None:
             places.append((self.delta.tags, _positions(self.delta, sets), Bits.full(len(self.delta))))
         return explain(rule, places, at_ms=at_ms)
 
+    @cached_property
     def _alive(self) -> Bits:
         return Bits.full(len(self.base)) if self.dead is None else ~self.dead
 
@@ -132,13 +136,13 @@ class Epoch:
             parts.append(self.delta.index.item_codes()[_places(self.delta, allowed.delta if allowed else None)])
         return np.unique(np.concatenate(parts), axis=0)
 
-    def items_behind(self, codes: np.ndarray, allowed: Allowed | None) -> list[list[str]]:
-        """Items behind each SID that are allowed, the newest first. codes: (n, L)."""
-        base = _behind(self.base, codes, allowed.base if allowed else None)
+    def items_behind(self, codes: np.ndarray, allowed: Allowed | None, limit: int | None = None) -> list[list[str]]:
+        """Items behind each SID that are allowed, the newest first, at most `limit` of each. codes: (n, L)."""
+        base = _behind(self.base, codes, allowed.base if allowed else None, limit)
         if self.delta is None:
             return [[item for _, item in one] for one in base]
-        delta = _behind(self.delta, codes, allowed.delta if allowed else None)
-        return [[item for _, item in sorted([*a, *b])] for a, b in zip(base, delta, strict=True)]
+        delta = _behind(self.delta, codes, allowed.delta if allowed else None, limit)
+        return [[item for _, item in sorted([*a, *b])[:limit]] for a, b in zip(base, delta, strict=True)]
 
     def has_sids(self, codes: np.ndarray) -> np.ndarray:
         """Which SIDs an item has that may come out. codes: (n, L). Returns (n,) bool."""
@@ -159,18 +163,23 @@ def _places(segment: Segment, bits: Bits | None) -> np.ndarray:
     return np.arange(len(segment)) if bits is None else np.flatnonzero(bits.mask())
 
 
-def _behind(segment: Segment, codes: np.ndarray, bits: Bits | None) -> list[list[tuple[int, str]]]:
-    """(-day, item) of the allowed items behind each SID, in order."""
+def _behind(segment: Segment, codes: np.ndarray, bits: Bits | None, limit: int | None) -> list[list[tuple[int, str]]]:
+    """(-day, item) of the first allowed items behind each SID, in order."""
     found: list[list[tuple[int, str]]] = []
     for leaf in segment.index.find_leaves(codes).tolist():
         places: Iterable[int] = segment.index.positions_behind(leaf) if leaf >= 0 else ()
-        allowed = (place for place in places if bits is None or place in bits)
+        allowed = islice((place for place in places if bits is None or place in bits), limit)
         found.append([(-int(segment.days[place]), segment.item_ids[place]) for place in allowed])
     return found
 
 
 def _like(items: pa.Table, pattern: pa.Table) -> pa.Table:
     """The columns of a pattern in its order and types, null where there are none."""
+    unknown = [name for name in items.column_names if name not in pattern.column_names]
+    if unknown:
+        raise InputError(
+            f"items to add: the index has no column {unknown[0]}; it has {', '.join(pattern.column_names)}"
+        )
     columns = []
     for wanted in pattern.schema:
         if wanted.name not in items.column_names:
@@ -186,23 +195,21 @@ def _like(items: pa.Table, pattern: pa.Table) -> pa.Table:
 class LiveIndex:
     """The newest epoch, changed by one writer at a time and read by anyone without waiting.
 
-    compact_at: items of a delta from which on `add` starts a compaction in the background; None: never by itself.
+    compact_at: a change starts a compaction in the background when the delta and what is dead come to so many items and
+    to a tenth of the base; None: never by itself.
     """
 
-    def __init__(self, base: Segment, *, compact_at: int | None = _COMPACT_AT) -> None:
+    def __init__(self, base: Segment, *, compact_at: int | None = 50_000) -> None:
         self.epoch = Epoch(base)
         self._compact_at = compact_at
         self._lock = threading.Lock()
         self._since: list[Callable[[Epoch], Epoch]] | None = None
         self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
 
     def add(self, items: pa.Table, codes: np.ndarray) -> Epoch:
         """Make items decodable; see `Epoch.add`. Returns the epoch that holds them."""
-        epoch = self._change(lambda before: before.add(items, codes))
-        delta = len(epoch.delta) if epoch.delta is not None else 0
-        if self._compact_at is not None and delta >= max(self._compact_at, len(epoch.base) // 10):
-            self.compact(wait=False)
-        return epoch
+        return self._change(lambda before: before.add(items, codes))
 
     def remove(self, item_ids: Collection[str]) -> Epoch:
         """Make items vanish; see `Epoch.remove`."""
@@ -210,22 +217,40 @@ class LiveIndex:
         return self._change(lambda before: before.remove(ids))
 
     def compact(self, *, wait: bool = True) -> None:
-        """Work the delta and what is gone into a new base. wait: come back when it serves. One at a time."""
-        with self._lock:
-            if self._thread is None or not self._thread.is_alive():
-                self._since = []
-                self._thread = threading.Thread(target=self._compact, args=(self.epoch,), name="compact", daemon=True)
-                self._thread.start()
-            thread = self._thread
-        if wait:
+        """Work the delta and what is gone into a new base; one at a time.
+
+        wait: come back when everything that was there at the call serves from a base. Raises what a compaction raised
+        that was waited for; the epoch then stays, and so does what came meanwhile.
+        """
+        thread, began_here = self._start()
+        if not wait:
+            return
+        thread.join()
+        if not began_here:  # what ran already may not have seen the newest changes
+            thread, _ = self._start()
             thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _start(self) -> tuple[threading.Thread, bool]:
+        """The thread that compacts, and whether it was begun just now."""
+        with self._lock:
+            if self._thread is not None and self._thread.is_alive():
+                return self._thread, False
+            self._since, self._error = [], None
+            self._thread = threading.Thread(target=self._compact, args=(self.epoch,), name="compact", daemon=True)
+            self._thread.start()
+            return self._thread, True
 
     def _change(self, step: Callable[[Epoch], Epoch]) -> Epoch:
         with self._lock:
-            self.epoch = step(self.epoch)
+            self.epoch = epoch = step(self.epoch)
             if self._since is not None:
                 self._since.append(step)
-            return self.epoch
+        waiting = len(epoch.delta or ()) + len(epoch.dead or ())
+        if self._compact_at is not None and waiting >= max(self._compact_at, len(epoch.base) // 10):
+            self._start()
+        return epoch
 
     def _compact(self, before: Epoch) -> None:
         try:
@@ -234,6 +259,9 @@ class LiveIndex:
                 for step in self._since or []:
                     after = step(after)
                 self.epoch = replace(after, number=self.epoch.number + 1)
+        except Exception as error:
+            self._error = error
+            say(f"index: a compaction failed, the epoch before it goes on serving: {type(error).__name__}: {error}")
         finally:
             with self._lock:
                 self._since = None

@@ -140,8 +140,11 @@ class Retriever:
     def with_items(self, items: pa.Table, codes: np.ndarray) -> Retriever:
         """The same with further items, or other SIDs of known ones; see `Epoch.add`. codes: (n, L)."""
         epoch = self.epoch.add(items, codes)
-        new = zip(items.column("item_id").to_pylist(), map(tuple, codes.tolist()), strict=True)
-        return replace(self, epoch=epoch, codes_of=ChainMap(dict(new), dict(self.codes_of)))
+        new = dict(zip(items.column("item_id").to_pylist(), map(tuple, codes.tolist()), strict=True))
+        if not isinstance(self.codes_of, ChainMap):
+            return replace(self, epoch=epoch, codes_of=ChainMap(new, self.codes_of))  # type: ignore[arg-type]
+        *added, whole = self.codes_of.maps  # the big one is never copied
+        return replace(self, epoch=epoch, codes_of=ChainMap({**ChainMap(*added), **new}, whole))
 
     @cached_property
     def live_items(self) -> frozenset[str]:
@@ -166,7 +169,10 @@ class Retriever:
 
     def num_allowed(self, request: Request) -> int:
         """How many items might come back, before anything is decoded."""
-        allowed = self.allowed(request)
+        return self.count(self.allowed(request))
+
+    def count(self, allowed: Allowed | None) -> int:
+        """Items of an answer of `allowed`."""
         return self.epoch.num_items if allowed is None else len(allowed)
 
     def explain(self, request: Request) -> str:
@@ -177,16 +183,23 @@ class Retriever:
         return self.epoch.explain(rule, at_ms=request.rule_ms, sets=request.sets)
 
     def retrieve(
-        self, requests: Sequence[Request], k: int, width: int, choice: Choice | None = None
+        self,
+        requests: Sequence[Request],
+        k: int,
+        width: int,
+        choice: Choice | None = None,
+        allowed: Sequence[Allowed | None] | None = None,
     ) -> list[list[Hit]]:
-        """The k best items of each request, best first, no repeats, all of them allowed.
+        """The k best items of each request, best first (a sample: as drawn), no repeats, all of them allowed.
 
         width: beams, at least k are taken. Every beam ends at a SID with an allowed item, so that k items come back
         whenever k are allowed, and all of those otherwise (but for a choice with a cap). choice: see `models/beam.py`.
+        allowed: what `allowed` says of each request, for a caller who has asked already.
         """
         if k < 1:
             raise InputError(f"k {k}: at least 1")
-        allowed = [self.allowed(request) for request in requests]
+        if allowed is None:
+            allowed = [self.allowed(request) for request in requests]
         beams = self._search(requests, max(width, k), allowed, choice)
         return [self._hits(one, may, k) for one, may in zip(beams, allowed, strict=True)]
 
@@ -199,7 +212,7 @@ class Retriever:
     def _hits(self, beams: Beams, allowed: Allowed | None, k: int) -> list[Hit]:
         """Items behind the beams, in their order, at most k; behind one SID the newest first."""
         hits: list[Hit] = []
-        behind = self.epoch.items_behind(beams.codes, allowed)
+        behind = self.epoch.items_behind(beams.codes, allowed, k)
         for items, codes, score in zip(behind, beams.codes.tolist(), beams.scores.tolist(), strict=True):
             assert items, "the search returned a SID without an allowed item"
             hits += [Hit(item, score, tuple(codes)) for item in items[: k - len(hits)]]

@@ -300,4 +300,5 @@ def explain(rule: Rule, places: Sequence[tuple[Tags, Mapping[str, Bits], Bits]],
         steps.append(f"{part} leaves {num_left:,}" + (f" (alone {num_alone:,})" if steps else f" of {total:,} items"))
         if not num_left:
             break
-    return " ".join(", then ".join(steps).splitlines())  # a value may hold a line break
+    line = ", then ".join(steps)  # a value may hold a line break, or what a terminal obeys
+    return "".join(character if character.isprintable() else " " for character in line)

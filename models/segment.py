@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.bits import Bits
-from models.index import ITEMS_FILE, Index
+from models.index import ITEMS_FILE, Index, is_old_format
 from models.tags import Tags, tag_columns
 from plumline.errors import CorruptArtifactError
 from plumline.tables import read_parquet, write_parquet
@@ -58,6 +58,11 @@ class Segment:
             raise CorruptArtifactError(
                 f"{folder}: {len(items)} items beside an index of {index.num_items}; run the index stage again"
             )
+        if is_old_format(folder):  # items stood in the order of the code table, and had no tags
+            items = items.take(pa.array(index.item_rows))
+            items = items.append_column("first_seen_day", pa.nulls(len(items), pa.date32()))
+            items = items.append_column("published_ms", pa.nulls(len(items), pa.int64()))
+            index = replace(index, item_rows=np.arange(len(items), dtype=index.item_rows.dtype))
         return Segment(index, items)
 
     def save(self, folder: Path) -> None:

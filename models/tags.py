@@ -107,6 +107,11 @@ class Tags:
         """What can be asked for, sorted."""
         return tuple(sorted(self._columns))
 
+    def encode(self) -> None:
+        """Bring every column into the form that questions need, which else happens when it is first asked for."""
+        for name in self.names:
+            self._column(name)
+
     def has(self, name: str, *values: str) -> Bits:
         """Positions whose text is one of the values, or whose list holds one. A value that no item has finds none.
 

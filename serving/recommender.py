@@ -20,6 +20,9 @@ from plumline.tables import column
 from serving.release import Release
 
 if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
     from features.online import OnlineFeatures, OnlineUser
     from models.beam import Choice
     from models.retriever import Hit, Retriever
@@ -49,7 +52,7 @@ class Recommendation:
 
     degraded: whether something that should have been known was not. reason: "" or why the answer is less than it could
     be: "cold" (no known item in the history), "timeout", "stale", "error", "unavailable" (online features; the four
-    that degrade), "short" (fewer than k items exist that may be served). detail: one line to it, "" if there is none.
+    that degrade), "short" (fewer than k items). detail: one line to it, "" if there is none.
     num_allowed: items that might have been recommended, known before anything was generated.
     history_length: items of the history that the release knows. num_unknown_history: those it does not.
     num_invalid: proposals that were not fit to serve.
@@ -113,6 +116,7 @@ class Recommender:
             catalog=release.path("catalog"),
             device=device or pick_device(),
         )
+        retriever.epoch.base.tags.encode()  # now, and not while the first user with a rule waits
         return cls(
             release=release,
             retriever=retriever,
@@ -123,6 +127,20 @@ class Recommender:
     def with_tombstones(self, tombstones: frozenset[str]) -> "Recommender":
         """The same release with other tombstones."""
         return replace(self, tombstones=tombstones)
+
+    def with_items(self, items: "pa.Table", codes: "np.ndarray") -> "Recommender":
+        """The same release with further items, or other SIDs of known ones.
+
+        items: item_id, title (may be missing), and what `Epoch.add` takes. codes: (n, L).
+        """
+        ids = column(items, "item_id")
+        titles = column(items, "title") if "title" in items.column_names else [None] * len(ids)
+        indexed = items.drop_columns("title") if "title" in items.column_names else items
+        return replace(
+            self,
+            retriever=self.retriever.with_items(indexed, codes),
+            titles={**self.titles, **dict(zip(ids, titles, strict=True))},
+        )
 
     @cached_property
     def _living(self) -> "Retriever":
@@ -169,16 +187,22 @@ class Recommender:
             context_item=context_item if context_item is not None and self._is_known(context_item) else None,
             at_ms=at_ms,
             exclude=seen,
-            rule=parse(rule) if rule else None,
+            rule=None if rule is None else parse(rule),
             now_ms=now_ms,
         )
         retriever = self._living
-        num_allowed = retriever.num_allowed(request)
-        if num_allowed == 0 and rule:
+        allowed = retriever.allowed(request)
+        num_allowed = retriever.count(allowed)
+        if num_allowed == 0 and rule is not None:
             raise InputError(f"rule allows no item: {retriever.explain(request)}; ask for less")
-        [hits] = retriever.retrieve([request], k=k, width=max(k, BEAM_WIDTH), choice=choice)
+        [hits] = retriever.retrieve([request], k=k, width=max(k, BEAM_WIDTH), choice=choice, allowed=[allowed])
         items, num_invalid = self._servable(hits, seen)
         short = len(items) < k
+        why = retriever.explain(request) if short else ""
+        if short and num_allowed >= k and choice is not None and choice.cap is not None:
+            why = f"{num_allowed:,} are allowed, but at most {choice.cap} SIDs of one branch (level {choice.cap_level})"
+        elif num_invalid:
+            why = f"{num_invalid} proposals were not fit to serve"
         return Recommendation(
             release_id=self.release.release_id,
             items=tuple(items[:k]),
@@ -188,7 +212,7 @@ class Recommender:
             num_unknown_history=len(user.history) - len(known),
             num_invalid=num_invalid,
             num_allowed=num_allowed,
-            detail=f"{len(items)} of {k} items: {retriever.explain(request)}" if short else "",
+            detail=f"{len(items)} of {k} items: {why}" if short else "",
         )
 
     def _user(

@@ -118,9 +118,9 @@ class RecommendRequest(Body):
     k: int = Field(default=10, ge=1, le=MAX_K, strict=True)
     profile: dict[str, str] | None = Field(default=None, max_length=64)
     rule: str | None = Field(default=None, min_length=1, max_length=MAX_CHARACTERS)
-    max_per_branch: int | None = Field(default=None, ge=1, strict=True)
-    branch_level: int = Field(default=1, ge=1, strict=True)
-    temperature: float | None = Field(default=None, gt=0, le=100)
+    max_per_branch: int | None = Field(default=None, ge=1, le=MAX_K, strict=True)
+    branch_level: int = Field(default=1, ge=1, le=26, strict=True)
+    temperature: float | None = Field(default=None, ge=0.001, le=100)
     seed: int = Field(default=0, ge=0, lt=2**63, strict=True)
 
 

@@ -133,7 +133,8 @@ def check_a_random_case(seed: int) -> None:
     ruled = dice.random() < 0.6
     kept = [{n for n in range(len(rows)) if dice.random() < 0.5} or {0} for _ in prompts]
     width, over_slice = dice.choice([1, 2, 5, 50]), dice.random() < 0.3
-    choice = Choice(cap=dice.choice([None, None, 1, 2]), cap_level=dice.randint(1, space.num_levels))
+    cap, cap_level = dice.choice([None, None, 1, 2]), dice.randint(1, space.num_levels)
+    choice = Choice() if cap is None else Choice(cap=cap, cap_level=cap_level)
     index, more = Index.build(np.array(base), space.sizes), Index.build(np.array(delta or base), space.sizes)
 
     def allow(kept: set[int]) -> Allowed:
@@ -400,7 +401,11 @@ def test_a_sample_is_drawn_without_replacement_as_often_as_its_probability_says(
     [
         (Choice(cap=0), "cap 0"),
         (Choice(cap_level=3), r"cap_level 3: a SID has levels 1 … 2"),
-        (Choice(temperature=0.0), "temperature 0.0"),
+        (Choice(cap_level=2), "cap_level 2 without a cap"),
+        (Choice(temperature=0.0), r"temperature 0.0: 0.001 to 100.0"),
+        (Choice(temperature=math.nan), "temperature nan"),
+        (Choice(temperature=1.0, seed=2**64), "seed 18446744073709551616: 0 to"),
+        (Choice(seed=1), "seed 1 without a temperature"),
     ],
 )
 def test_bad_choices_are_refused(choice: Choice, said: str) -> None:

@@ -1,5 +1,6 @@
 """The certificate: its exact scores are those of plain forward passes, and it sees what is wrong."""
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -8,8 +9,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from models import live_index
 from models.beam import Beams
 from models.beam_check import check_beams, score_all
+from models.bits import Bits
 from models.retriever import Request, Retriever
 from models.rules import parse
 from plumline.errors import InputError
@@ -105,6 +108,32 @@ def test_a_search_that_lies_is_found_out(monkeypatch: pytest.MonkeyPatch, retrie
     assert "BROKEN" in certificate.lines()[-1]
 
 
+@pytest.mark.parametrize("fault", ["rule", "exclusion", "decoder"])
+def test_what_the_search_and_its_index_get_wrong_together_is_found_out(
+    monkeypatch: pytest.MonkeyPatch, world: Any, retriever: Retriever, fault: str
+) -> None:
+    request = Request(rule=parse("fresh(8d)"), now_ms=1_580_601_600_000)
+    if fault == "rule":
+        monkeypatch.setattr(live_index, "evaluate", lambda rule, tags, **_: Bits.full(tags.size))
+    elif fault == "exclusion":
+        request = Request(exclude=frozenset(world.live[3:]))
+        monkeypatch.setattr(Request, "whole_rule", None)
+    else:  # scales its logits where the decoder does not look
+        model = copy.deepcopy(retriever.model)
+        plain = model.forward
+        model.forward = lambda **options: replace_logits(plain(**options))
+        retriever = replace(retriever, model=model)
+    certificate = check_beams(retriever, [request], k=20, width=50)
+    assert not certificate.holds
+    assert (certificate.num_invalid > 0) == (fault != "decoder")
+    assert (certificate.score_error > 0.01) == (fault == "decoder")
+
+
+def replace_logits(output: Any) -> Any:
+    output.logits = output.logits * 3.0
+    return output
+
+
 def test_nothing_to_check_is_said(world: Any, retriever: Retriever) -> None:
-    with pytest.raises(InputError, match="none of 1 requests"):
+    with pytest.raises(InputError, match="1 requests, none"):
         check_beams(retriever, [Request(exclude=frozenset(world.live))], k=5, width=5)

@@ -4,7 +4,16 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
 from models.decoder import Decoder
 from plumline.errors import InputError, PlumlineError
@@ -62,6 +71,13 @@ def test_a_slice_is_normalised_by_itself_or_by_the_whole_vocabulary() -> None:
         whole, part = decoder.log_probabilities(5, 4, False)[0, 0], decoder.log_probabilities(5, 4, True)[0, 0]
     torch.testing.assert_close(whole, alone(model, [1, 2])[5:9])
     torch.testing.assert_close(part, torch.log_softmax(alone(model, [1, 2])[5:9], dim=-1))
+
+
+def test_families_that_would_be_scored_wrong_are_refused() -> None:
+    """Mistral hides its window, Granite scales its logits behind the output layer."""
+    for config, kind in ((MistralConfig, MistralForCausalLM), (GraniteConfig, GraniteForCausalLM)):
+        with pytest.raises(InputError, match=f"type '{config.model_type}': the families decoded here are gemma"):
+            Decoder(kind(config(**SIZES)).eval(), [[1]], room=1)
 
 
 def test_what_cannot_be_decoded_is_refused() -> None:

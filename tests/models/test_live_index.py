@@ -19,7 +19,6 @@ from models.beam import Beams, Choice, beam_search
 from models.live_index import Epoch, LiveIndex
 from models.rules import parse
 from models.segment import Segment
-from models.trie import Allowed
 from plumline.errors import InputError
 from plumline.sid import SidSpace
 
@@ -179,8 +178,9 @@ def test_what_comes_during_a_compaction_is_not_lost(monkeypatch: pytest.MonkeyPa
     live.remove(["a"])
     during = live.epoch
     go_on.set()
-    live.compact()  # waits for the one that runs
+    live.compact()  # waits for the one that runs, and works in what came during it
     assert live.epoch is not during
+    assert (live.epoch.delta, live.epoch.dead) == (None, None)
     assert live.epoch.number > during.number
     assert sorted(live.epoch.item_ids()) == sorted(during.item_ids()) == ["b", "c", "d"]
     assert len(live.epoch.base) == 3
@@ -196,6 +196,26 @@ def test_a_big_delta_is_compacted_by_itself() -> None:
         time.sleep(0.01)
     assert live.epoch.delta is None
     assert sorted(live.epoch.base.item_ids) == ["a", "b", "c"]
+    live.remove(["a", "b"])  # what is dead counts too
+    while live.epoch.dead is not None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert live.epoch.base.item_ids == ["c"]
+
+
+def test_a_compaction_that_fails_is_said_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    live = LiveIndex(segment({"a": row((0, 0, 0))}), compact_at=None)
+    before = live.add(table({"b": row((1, 1, 1))}), np.array([[1, 1, 1]]))
+
+    def full(_: Epoch) -> Epoch:
+        raise MemoryError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Epoch, "compacted", full)
+        with pytest.raises(MemoryError, match="no room"):
+            live.compact()
+    assert live.epoch is before
+    live.compact()
+    assert live.epoch.base.item_ids == ["a", "b"]
 
 
 def test_adding_to_a_million_items_takes_no_second() -> None:
@@ -294,7 +314,7 @@ def fuzz(model: Any, wanted: int, seed: int) -> dict[str, int]:
             allowed=[one for one, _ in asked],
             width=width,
             device="cpu",
-            choice=Choice(temperature=dice.choice([None, None, 1.0]), seed=dice.randrange(1000)),
+            choice=dice.choice([Choice(), Choice(), Choice(temperature=1.0, seed=dice.randrange(1000))]),
         )
         for beams, (one, may) in zip(found, asked, strict=True):
             items = [item for behind in epoch.items_behind(beams.codes, one) for item in behind]
@@ -346,6 +366,10 @@ def test_bad_items_are_refused() -> None:
     with pytest.raises(InputError, match="column price is no double"):
         wrong = table({"b": row((0, 0, 0))}).drop_columns("price").append_column("price", pa.array(["much"]))
         live.add(wrong, np.zeros((1, 3), dtype=np.int64))
+    with pytest.raises(InputError, match="no column tag_colour"):
+        live.add(table({"b": row((0, 0, 0))}).append_column("tag_colour", pa.array(["red"])), np.zeros((1, 3), int))
+    with pytest.raises(InputError, match="needs an item_id"):
+        live.add(table({"b": row((0, 0, 0))}).drop_columns("item_id"), np.zeros((1, 3), dtype=np.int64))
     assert live.epoch.item_ids() == ["a"]
     assert live.epoch.add(table({}), np.zeros((0, 3), dtype=np.int64)) is live.epoch
 
@@ -357,4 +381,3 @@ def test_rules_say_what_they_leave() -> None:
     line = epoch.explain(parse("price < 3 & price > 5"), at_ms=0, sets={})
     assert "price < 3 leaves 2 of 7 items" in line
     assert "leaves 0" in line
-    assert len(Allowed(None, None)) > 0

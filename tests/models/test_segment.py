@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from models.index import Index
 from models.segment import Segment, index_items, newest_first
 from plumline.errors import CorruptArtifactError
 from plumline.schema import ITEMS, conform
@@ -51,3 +52,21 @@ def test_items_of_another_index_are_refused(tmp_path: Path) -> None:
     write_parquet(tmp_path / "items.parquet", items().slice(1))
     with pytest.raises(CorruptArtifactError, match="3 items beside an index of 4"):
         Segment.load(tmp_path)
+
+
+def test_an_index_of_a_release_of_before_is_read(tmp_path: Path) -> None:
+    """Until 2026-11-24 item_starts.npy stood where the bounds of each level are, and items in the order of a table."""
+    codes = np.array([[1, 0], [0, 1], [1, 0], [1, 1]])
+    index = Index.build(codes, (2, 2), np.array([3, 2, 1, 0]))
+    index.save(tmp_path)
+    for level in range(2):
+        (tmp_path / f"level_{level}_items.npy").unlink()
+    np.save(tmp_path / "item_starts.npy", index.items[-1])
+    write_parquet(tmp_path / "items.parquet", pa.table({"item_id": ["a", "b", "c", "d"]}))
+    segment = Segment.load(tmp_path)
+    for before, after in zip(index.items, segment.index.items, strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert segment.item_ids == ["b", "c", "a", "d"]
+    assert segment.index.item_codes().tolist() == [[0, 1], [1, 0], [1, 0], [1, 1]]
+    assert segment.days.tolist() == [0, 0, 0, 0]
+    assert len(segment.tags.since(0)) == 0

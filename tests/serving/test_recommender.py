@@ -4,6 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -39,13 +41,18 @@ class Liar:
     def __init__(self, honest: Any, hits: list[Hit]) -> None:
         self.codes_of, self.vocabulary, self._hits = honest.codes_of, honest.vocabulary, hits
 
-    def retrieve(self, requests: list[Request], k: int, width: int, choice: Any = None) -> list[list[Hit]]:
+    def retrieve(
+        self, requests: list[Request], k: int, width: int, choice: Any = None, allowed: Any = None
+    ) -> list[list[Hit]]:
         return [self._hits for _ in requests]
 
     def without(self, item_ids: frozenset[str]) -> "Liar":
         return self
 
-    def num_allowed(self, request: Request) -> int:
+    def allowed(self, request: Request) -> None:
+        return None
+
+    def count(self, allowed: None) -> int:
         return 7
 
     def explain(self, request: Request) -> str:
@@ -225,3 +232,26 @@ def test_caps_and_samples(recommender: Recommender) -> None:
     ]
     assert drawn[0] == drawn[1] != drawn[2]
     assert all(len(set(items)) == 5 for items in drawn)
+
+
+def test_new_items_are_served_without_another_release(recommender: Recommender) -> None:
+    codes = np.array([recommender.retriever.codes_of["item001"]])
+    day = pa.array([40_000], pa.int32()).cast(pa.date32())
+    new = pa.table({"item_id": ["brand new"], "title": ["Fresh!"], "first_seen_day": day, "published_ms": [10**13]})
+    once = recommender.with_items(new, codes)
+    twice = once.with_items(new.set_column(0, "item_id", pa.array(["newer"])), codes)
+    for asked, count in ((recommender, 57), (once, 58), (twice, 59)):
+        answer = asked.recommend(history=["item001"], k=100)
+        assert (len(answer.items), answer.num_allowed, answer.num_invalid) == (count, count, 0)
+    assert {"brand new", "newer"} <= set(ids(answer))
+    assert {item.title for item in answer.items if item.item_id == "newer"} == {"Fresh!"}
+    assert twice.recommend(history=["newer"], k=1).history_length == 1
+    fresh = twice.recommend(history=["item001"], k=100, rule="fresh(7d)", now_ms=10**13)
+    assert sorted(ids(fresh)) == ["brand new", "newer"]
+    assert "brand new" not in ids(twice.with_tombstones(frozenset({"brand new"})).recommend(k=100))
+
+
+def test_a_cap_that_makes_a_list_short_is_the_reason_given(recommender: Recommender) -> None:
+    answer = recommender.recommend(history=["item001"], k=57, choice=Choice(cap=1))
+    assert answer.reason == "short"
+    assert answer.detail.endswith("items: 57 are allowed, but at most 1 SIDs of one branch (level 1)")
