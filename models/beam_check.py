@@ -3,8 +3,8 @@
 Not a stage: the stage `scores` runs it on a sample, `plumline beam-check` on the champion. What a request allows is
 found item by item in plain Python, from the table of SIDs and the items' columns: no trie, no bits, no cache of rules.
 The prefixes of all allowed SIDs are one tree, run in chunks over the prompt's cache by the search's own decoder; each
-SID's score is the sum along its path. That the decoder itself is right is checked on the best SID of every request, by a
-plain forward pass of the model without it.
+SID's score is the sum along its path. That the decoder itself is right is checked on the best SID of every request, by
+a plain forward pass of the model without it.
 """
 
 from __future__ import annotations
