@@ -39,7 +39,7 @@ def check_beams(
         histories = read_histories(home / "artifacts" / "histories")
     except MissingArtifactError as error:
         raise RefusedError(f"no histories to ask with ({error}); run plumline daily") from None
-    recommender = Recommender.load(Registry(home).restore(release_id))
+    recommender = Recommender.load(Registry(home).restore(release_id), precision="float32")
     retriever = recommender.retriever.without(read_tombstones(home / "releases"))
     size = min(num_requests, len(histories))
     sample = histories.take(np.sort(np.random.default_rng(seed).choice(len(histories), size, replace=False)))

@@ -176,8 +176,10 @@ def save_language_model(model: "PreTrainedModel", folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def load_language_model(folder: Path, device: "torch.device | str" = "cpu") -> "PreTrainedModel":
-    """Read what `save_language_model` wrote, float32, in evaluation mode.
+def load_language_model(
+    folder: Path, device: "torch.device | str" = "cpu", precision: Literal["float32", "bfloat16"] = "float32"
+) -> "PreTrainedModel":
+    """Read what `save_language_model` wrote, in evaluation mode. precision: of the weights from now on.
 
     Raises MissingArtifactError if there are no weights, CorruptArtifactError if they do not fit their configuration.
     """
@@ -190,7 +192,7 @@ def load_language_model(folder: Path, device: "torch.device | str" = "cpu") -> "
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=torch.float32,
+            dtype={"float32": torch.float32, "bfloat16": torch.bfloat16}[precision],
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,

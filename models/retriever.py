@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -105,7 +105,14 @@ class Retriever:
 
     @staticmethod
     def load(
-        *, vocabulary: Path, sids: Path, weights: Path, index: Path, catalog: Path, device: torch.device | str
+        *,
+        vocabulary: Path,
+        sids: Path,
+        weights: Path,
+        index: Path,
+        catalog: Path,
+        device: torch.device | str,
+        precision: Literal["float32", "bfloat16"] = "float32",
     ) -> Retriever:
         """Read the parts of one release. weights: folder of Hugging Face weights (`<sft>/weights`).
 
@@ -125,7 +132,7 @@ class Retriever:
                 f"SID levels {words.space.sizes} in {vocabulary}, {table.space.sizes} in {sids}, "
                 f"{segment.index.sizes} in {index}: take all parts from one release"
             )
-        model = load_language_model(weights, device)
+        model = load_language_model(weights, device, precision)
         check_vocabulary(model, words)
         if not segment.position_of.keys() <= table.codes_of.keys():
             raise MixedReleaseError(f"{index} holds items that {sids} does not; take all parts from one release")

@@ -6,6 +6,7 @@ The only module that reads the environment. `docs/settings.md` lists every field
 import os
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -18,6 +19,9 @@ class Settings(BaseSettings):
 
     home: Path = Field(default=Path(), description="Folder with dvc.yaml, data/, artifacts/ and releases/.")
     device: str = Field(default="auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="Weights of the model that serves; what artifacts hold is made in float32."
+    )
     threads: int = Field(default=0, ge=0, description="Torch threads of one process; 0: half of the cores.")
     port: int = Field(default=3000, ge=0, le=65535, description="Port of `plumline serve`; 0 takes a free one.")
     workers: int = Field(default=1, ge=1, description="Processes that answer requests, each with a model of its own.")

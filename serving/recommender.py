@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from plumline.errors import InputError
+from plumline.settings import get_settings
 from plumline.tables import column
 from serving.release import Release
 
@@ -94,11 +95,16 @@ class Recommender:
 
     @classmethod
     def load(
-        cls, folder: Path, *, tombstones: frozenset[str] = frozenset(), device: str | None = None
+        cls,
+        folder: Path,
+        *,
+        tombstones: frozenset[str] = frozenset(),
+        device: str | None = None,
+        precision: Literal["float32", "bfloat16"] | None = None,
     ) -> "Recommender":
         """Verify a sealed release and load it. Raises the errors of `Release.load`.
 
-        device: "cpu", "cuda" …; None takes PLUMLINE_DEVICE.
+        device: "cpu", "cuda" …; None takes PLUMLINE_DEVICE. precision: of the weights; None takes PLUMLINE_PRECISION.
         """
         from features.catalog import Catalog
         from models.language import pick_device
@@ -115,6 +121,7 @@ class Recommender:
             index=release.path("index"),
             catalog=release.path("catalog"),
             device=device or pick_device(),
+            precision=precision or get_settings().precision,
         )
         retriever.epoch.base.tags.encode()  # now, and not while the first user with a rule waits
         return cls(

@@ -38,7 +38,7 @@ def run(params: TableParams, *, release: Path, out: Path) -> None:
     from models.retriever import Request
     from serving.recommender import Recommender
 
-    retriever = Recommender.load(release).retriever
+    retriever = Recommender.load(release, precision="float32").retriever
     seeds = sorted(retriever.live_items)[: params.num_seeds or None]
     rows: dict[str, list] = {"item_ids": [], "scores": []}
     for start in tqdm(range(0, len(seeds), _BATCH), desc="table", unit="batch", disable=len(seeds) < 1000):

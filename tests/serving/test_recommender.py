@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -255,3 +256,16 @@ def test_a_cap_that_makes_a_list_short_is_the_reason_given(recommender: Recommen
     answer = recommender.recommend(history=["item001"], k=57, choice=Choice(cap=1))
     assert answer.reason == "short"
     assert answer.detail.endswith("items: 57 are allowed, but at most 1 SIDs of one branch (level 1)")
+
+
+def test_precision_is_a_setting_of_who_serves(real: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = Recommender.load(real.folder(0), device="cpu")
+    monkeypatch.setenv("PLUMLINE_PRECISION", "bfloat16")
+    coarse = Recommender.load(real.folder(0), device="cpu")
+    assert {p.dtype for p in exact.retriever.model.parameters()} == {torch.float32}
+    assert {p.dtype for p in coarse.retriever.model.parameters()} == {torch.bfloat16}
+    ours, theirs = (r.recommend(history=["item001", "item007"], k=57).items for r in (exact, coarse))
+    scores = {item.item_id: item.score for item in theirs}
+    assert scores.keys() == {item.item_id for item in ours}
+    assert max(abs(item.score - scores[item.item_id]) for item in ours) < 0.1
+    assert Recommender.load(real.folder(0), device="cpu", precision="float32").retriever.model.dtype == torch.float32
