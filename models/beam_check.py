@@ -22,6 +22,7 @@ from models.rules import And, Compare, Fresh, Has, Named, Not, Or, Rule
 from plumline.errors import InputError
 
 if TYPE_CHECKING:
+    from models.beam import Beams
     from models.retriever import Request, Retriever
     from plumline.sid import SidSpace
 
@@ -153,16 +154,13 @@ def check_beams(retriever: Retriever, requests: Sequence[Request], *, k: int, wi
 
     Requests to which nothing is allowed are left out. Raises InputError if none is left.
     """
-    asked = [request for request in requests if _plainly_allowed(retriever, request)]
-    if not asked:
+    every = [(request, _plainly_allowed(retriever, request)) for request in requests]
+    kept = [(request, behind) for request, behind in every if behind]
+    if not kept:
         raise InputError(f"{len(requests)} requests, none of which allows an item: there is nothing to check")
-    width = max(width, k)
-    rows = [
-        _check(retriever, request, beams.codes, beams.scores, [hit.item_id for hit in hits], k)
-        for request, beams, hits in zip(
-            asked, retriever.beams(asked, width), retriever.retrieve(asked, k, width), strict=True
-        )
-    ]
+    width, asked = max(width, k), [request for request, _ in kept]
+    found = zip(kept, retriever.beams(asked, width), retriever.retrieve(asked, k, width), strict=True)
+    rows = [_check(retriever, *one, beams, [hit.item_id for hit in hits], k) for one, beams, hits in found]
     num_sids, mass, items, error, invalid, duplicates = np.array(rows).T
     return Certificate(
         num_requests=len(asked),
@@ -223,15 +221,20 @@ def _plainly_allowed(retriever: Retriever, request: Request) -> dict[tuple[int, 
 
 
 def _check(
-    retriever: Retriever, request: Request, codes: np.ndarray, scores: np.ndarray, items: list[str], k: int
+    retriever: Retriever,
+    request: Request,
+    behind: Mapping[tuple[int, ...], set[str]],
+    beams: Beams,
+    items: list[str],
+    k: int,
 ) -> tuple[float, ...]:
-    behind = _plainly_allowed(retriever, request)
+    """One row of the certificate. behind: SID → items that the request allows."""
     sids = np.array(sorted(behind), dtype=np.int64)
     prompt = retriever.prompt(request).token_ids
     space, sid_base = retriever.vocabulary.space, retriever.vocabulary.sid_base
     exact = score_all(retriever.model, prompt, sids, space=space, sid_base=sid_base, device=retriever.device)
     place = {sid: number for number, sid in enumerate(map(tuple, sids.tolist()))}
-    found = [place.get(sid, -1) for sid in map(tuple, codes.tolist())]
+    found = [place.get(sid, -1) for sid in map(tuple, beams.codes.tolist())]
     valid = [number for number in found if number >= 0]
     best = np.argsort(-exact, kind="stable")[:k]
     probabilities = np.exp(exact - exact[best[0]])  # relative to the best one, so that nothing underflows
@@ -239,7 +242,7 @@ def _check(
     ranked = retriever.epoch.items_behind(sids[best], retriever.allowed(request))  # which of a SID's items comes first
     truth = [item for items_of_sid in ranked for item in items_of_sid][:k]
     known = set[str]().union(*behind.values())
-    errors = [abs(exact[n] - score) for n, score in zip(found, scores.tolist(), strict=True) if n >= 0]
+    errors = [abs(exact[n] - score) for n, score in zip(found, beams.scores.tolist(), strict=True) if n >= 0]
     tokens = space.token_ids(sids[best[0]], sid_base).tolist()
     errors.append(abs(exact[best[0]] - plain_score(retriever.model, prompt, tokens, retriever.device)))
     return (

@@ -66,6 +66,8 @@ class ScoresParams(Params):
     """Queries that are also searched without the index, for the hallucination rate."""
     beam_check_queries: int = Field(default=10, ge=0)
     """Queries of which every SID is scored exactly, to see what the beams miss; 0: none."""
+    beam_check_max_sids: int = Field(default=100_000, ge=1)
+    """SIDs of the index above which that is left out: each query sends all of them through the model."""
     bootstrap_samples: int = Field(default=1000, ge=2)
     """Samples behind a standard error."""
     popularity_half_life_days: float | None = Field(default=14.0, gt=0)
@@ -199,8 +201,8 @@ def run(
     scores["num_unknown_history_items"] = unknown
     scores["num_invalid"] = _count_invalid(tasks, ranked, frozenset(known.live_ids()))
     scores["hallucination_rate"] = _hallucination_rate(retriever, known, queries, params, seed)
-    if params.beam_check_queries:
-        scores["beam"] = _certificate(retriever, known, queries, params, seed).to_json()
+    if params.beam_check_queries and (certificate := _certificate(retriever, known, queries, params, seed)):
+        scores["beam"] = certificate.to_json()
     counts = metrics.impressions(ranked[PLAIN])
     scores["coverage"] = metrics.coverage(counts, len(retriever.live_items))
     scores["effective_vocabulary"] = metrics.effective_vocabulary(counts)
@@ -326,10 +328,13 @@ def _hallucination_rate(
 
 def _certificate(
     retriever: Retriever, known: Catalog, queries: list[Query], params: ScoresParams, seed: int
-) -> Certificate:
+) -> Certificate | None:
     """What the beams of a sample of the queries miss; every other query with its seen items masked, as a rule."""
     from models.beam_check import check_beams
 
+    if (num_sids := retriever.epoch.base.index.num_leaves) > params.beam_check_max_sids:
+        say(f"scores: no certificate of the beams: {num_sids:,} SIDs (scores.beam_check_max_sids)")
+        return None
     sample = _sample(queries, params.beam_check_queries, hash_seed(seed, "beam_check"))
     requests = [
         replace(request, exclude=query.seen if number % 2 else frozenset())

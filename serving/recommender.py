@@ -49,7 +49,7 @@ class RecommendedItem:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What is recommended, best first.
+    """What is recommended, best first (a sample: as it was drawn).
 
     degraded: whether something that should have been known was not. reason: "" or why the answer is less than it could
     be: "cold" (no known item in the history), "timeout", "stale", "error", "unavailable" (online features; the four

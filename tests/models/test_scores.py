@@ -195,3 +195,7 @@ def test_the_beams_are_certified(scored: Any) -> None:
     assert (beam["num_requests"], beam["k"], beam["width"]) == (10, 10, 10)
     assert (beam["num_invalid"], beam["num_duplicates"]) == (0, 0)
     assert 0 <= beam["missed_mass"] <= beam["missed_items"] <= 1
+
+
+def test_a_big_index_is_not_certified(world: Any, tmp_path: Path) -> None:
+    assert "beam" not in score(world, tmp_path / "out", params=PARAMS.model_copy(update={"beam_check_max_sids": 3}))
