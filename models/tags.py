@@ -119,7 +119,7 @@ class Tags:
         """
         column = self._column(name)
         if isinstance(column, np.ndarray):
-            raise InputError(f'tag {name!r} holds numbers; write {name} < 20 (<= > >= == !=; true is 1), not {name}("…")')
+            raise InputError(f'tag {name!r} holds numbers; write {name} < 20 (<= > >= == !=; true: 1), not {name}("…")')
         codes = [column.code_of[value] for value in values if value in column.code_of]
         if isinstance(column, _Lists):
             mask = np.zeros(self.size, dtype=bool)
