@@ -134,6 +134,12 @@ def replace_logits(output: Any) -> Any:
     return output
 
 
+@pytest.mark.parametrize("rule", ["nonsense", 'colour("red")', "fresh(1d)"])
+def test_rules_that_ask_what_nobody_knows_are_refused(retriever: Retriever, rule: str) -> None:
+    with pytest.raises(InputError):
+        check_beams(retriever, [Request(rule=parse(rule))], k=5, width=5)
+
+
 def test_nothing_to_check_is_said(world: Any, retriever: Retriever) -> None:
     with pytest.raises(InputError, match="1 requests, none"):
         check_beams(retriever, [Request(exclude=frozenset(world.live))], k=5, width=5)
