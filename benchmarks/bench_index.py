@@ -9,33 +9,31 @@ expression over the columns, pushed up the trie level by level. An addition is 1
 """
 
 import argparse
-import json
-import platform
 import resource
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
-from models.index import Index
-from models.live_index import Epoch, LiveIndex
-from models.rules import parse
-from models.segment import Segment
-from plumline.stage import num_cores, say
+import numpy as np  # noqa: E402
+import pyarrow as pa  # noqa: E402
+
+from benchmarks.measuring.hardware import hardware, versions  # noqa: E402
+from benchmarks.measuring.report import deliver  # noqa: E402
+from models.index import Index  # noqa: E402
+from models.live_index import Epoch, LiveIndex  # noqa: E402
+from models.rules import parse  # noqa: E402
+from models.segment import Segment  # noqa: E402
+from plumline.stage import say  # noqa: E402
 
 SIZES = (256, 128, 64, 16)
 SEED = 17
-
-
-def processor() -> str:
-    """Name of the processor, as far as the system tells."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").is_file() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def seconds(work: Callable[[], Any], repeats: int) -> dict[str, float]:
@@ -183,16 +181,12 @@ def main() -> None:
         "units": {"*_s": "seconds of process time", "bytes_*": "bytes", "peak_rss_mb": "MiB, this process so far"},
         "seed": SEED,
         "sizes": SIZES,
-        "hardware": {"processor": processor(), "cores": num_cores()},
-        "versions": {"python": platform.python_version(), "numpy": np.__version__},
+        "hardware": hardware(),
+        "versions": versions("numpy"),
         "rows": rows,
         "changes": changes,
     }
-    text = json.dumps(report, indent=2) + "\n"
-    if arguments.json:
-        arguments.json.write_text(text, encoding="utf-8")
-    else:
-        print(text, end="")
+    deliver(report, arguments.json)
 
 
 if __name__ == "__main__":

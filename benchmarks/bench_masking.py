@@ -15,7 +15,6 @@ on one thread, median over rounds in which both take turns. The paper's setting 
 """
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -31,6 +30,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from benchmarks.measuring.hardware import hardware, versions  # noqa: E402
+from benchmarks.measuring.report import deliver  # noqa: E402
 from models.beam import _best  # noqa: E402
 from models.bits import Bits  # noqa: E402
 from models.index import Index  # noqa: E402
@@ -199,11 +199,7 @@ def main() -> None:
         "versions": versions("numpy", "torch"),
         "rows": rows,
     }
-    text = json.dumps(report, indent=2) + "\n"
-    if arguments.json:
-        arguments.json.write_text(text, encoding="utf-8")
-    else:
-        print(text, end="")
+    deliver(report, arguments.json)
 
 
 if __name__ == "__main__":

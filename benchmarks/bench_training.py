@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from bench_index import processor
+from measuring.hardware import hardware
 
 from models.examples import Examples, ExamplesBuilder
 from models.language import use_threads
@@ -197,7 +197,7 @@ def main() -> None:
         "seed": SEED,
         "quick": told.quick,
         "figures": figures,
-        "hardware": {"processor": processor(), "threads": threads, "cuda": torch.cuda.is_available()},
+        "hardware": {**hardware(), "threads": threads},
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,

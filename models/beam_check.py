@@ -9,7 +9,6 @@ a plain forward pass of the model without it.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ import torch
 
 from models.decoder import Decoder
 from models.rules import And, Compare, Fresh, Has, Named, Not, Or, Rule
+from models.tags import COMPARISONS
 from plumline.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,14 +26,6 @@ if TYPE_CHECKING:
     from models.retriever import Request, Retriever
     from plumline.sid import SidSpace
 
-_COMPARE = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "==": operator.eq,
-    "!=": operator.ne,
-}
 _MAX_LOGITS = 1 << 25  # of one chunk, which bounds the memory
 SCORE_TOLERANCE = 1e-3
 """Largest difference between a beam's score and the exact one that rounding explains."""
@@ -205,7 +197,7 @@ def plainly_allows(rule: Rule, item: Mapping[str, Any], *, at_ms: int, sets: Map
             return bool(set(value if isinstance(value, list) else [value]) & set(values))
         case Compare(name, op, number):
             value = item.get(f"tag_{name}", item.get(name))
-            return value is not None and value == value and _COMPARE[op](value, number)
+            return value is not None and value == value and bool(COMPARISONS[op](value, number))
     raise AssertionError(repr(rule))
 
 

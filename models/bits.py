@@ -63,10 +63,6 @@ class Bits:
     def __invert__(self) -> Bits:
         return Bits(self.packed ^ Bits.full(self.size).packed, self.size)
 
-    def without(self, other: Bits) -> Bits:
-        """What is not in the other."""
-        return self & ~other
-
     @cached_property
     def ranks(self) -> np.ndarray:
         """(len(packed) + 1,) int32: members before the first bit of each byte; the last entry counts all of them."""
@@ -83,13 +79,6 @@ class Bits:
     def mask(self) -> np.ndarray:
         """(size,) bool."""
         return np.unpackbits(self.packed, count=self.size, bitorder="little").astype(bool)
-
-    def rank(self, positions: np.ndarray) -> np.ndarray:
-        """Members before each position 0 … size. Returns int32 of the same shape."""
-        byte = np.asarray(positions) >> 3
-        below = (1 << (np.asarray(positions) & 7)) - 1  # a whole byte never: position & 7 is at most 7
-        inside = np.bitwise_count(self.packed[np.minimum(byte, len(self.packed) - 1)] & below.astype(np.uint8))
-        return np.asarray(self.ranks[byte] + inside, dtype=np.int32)
 
     def _with(self, other: Bits, combine: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Bits:
         if self.size != other.size:

@@ -129,13 +129,6 @@ class Epoch:
     def _alive(self) -> Bits:
         return Bits.full(len(self.base)) if self.dead is None else ~self.dead
 
-    def sids(self, allowed: Allowed | None) -> np.ndarray:
-        """Every SID with an allowed item, in lexicographic order. Returns (n, L) int64. Slow; for checks."""
-        parts = [self.base.index.item_codes()[_places(self.base, allowed.base if allowed else None)]]
-        if self.delta is not None:
-            parts.append(self.delta.index.item_codes()[_places(self.delta, allowed.delta if allowed else None)])
-        return np.unique(np.concatenate(parts), axis=0)
-
     def items_behind(self, codes: np.ndarray, allowed: Allowed | None, limit: int | None = None) -> list[list[str]]:
         """Items behind each SID that are allowed, the newest first, at most `limit` of each. codes: (n, L)."""
         base = _behind(self.base, codes, allowed.base if allowed else None, limit)
@@ -157,10 +150,6 @@ def _positions(segment: Segment, sets: Mapping[str, Collection[str]]) -> dict[st
 
 def _ask(rule: Rule, segment: Segment, at_ms: int, sets: Mapping[str, Collection[str]]) -> Bits:
     return evaluate(rule, segment.tags, at_ms=at_ms, sets=_positions(segment, sets))
-
-
-def _places(segment: Segment, bits: Bits | None) -> np.ndarray:
-    return np.arange(len(segment)) if bits is None else np.flatnonzero(bits.mask())
 
 
 def _behind(segment: Segment, codes: np.ndarray, bits: Bits | None, limit: int | None) -> list[list[tuple[int, str]]]:

@@ -174,12 +174,8 @@ class Retriever:
         """What a request may get; None: everything."""
         return self.epoch.select(request.whole_rule, at_ms=request.rule_ms, sets=request.sets)
 
-    def num_allowed(self, request: Request) -> int:
-        """How many items might come back, before anything is decoded."""
-        return self.count(self.allowed(request))
-
     def count(self, allowed: Allowed | None) -> int:
-        """Items of an answer of `allowed`."""
+        """How many items an answer of `allowed` lets come back, before anything is decoded."""
         return self.epoch.num_items if allowed is None else len(allowed)
 
     def explain(self, request: Request) -> str:

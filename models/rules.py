@@ -153,12 +153,6 @@ def all_of(*rules: Rule | None) -> Rule | None:
     return And(given) if len(given) > 1 else next(iter(given), None)
 
 
-def names_of(rule: Rule) -> frozenset[str]:
-    """Names of the sets that a request must bring."""
-    own = frozenset([rule.name]) if isinstance(rule, Named) else frozenset()
-    return own.union(*(names_of(part) for part in rule.operands))
-
-
 @lru_cache(maxsize=4096)
 def parse(text: str) -> Rule:
     """Read a rule. At most 2,000 characters (also as canonical text), 100 conditions, and 50 levels of `(` and `~`.

@@ -3,7 +3,7 @@
 Not a stage. Rules (`models/rules.py`) are evaluated against every item of an index, for every request; comparing text a
 million times a request is out of the question. So a column of text is dictionary-encoded once, when it is first asked
 for, and a question is one comparison of whole numbers; a column of lists becomes the rows of each value (an inverted
-index). Positions are those of the index, whatever order its table has: see `Tags.take`.
+index). Positions are those of the index, not those of the catalogue.
 """
 
 from __future__ import annotations
@@ -96,11 +96,6 @@ class Tags:
         if "published_ms" in items.column_names:
             published_ms = pc.fill_null(items.column("published_ms").cast(pa.int64()), _UNKNOWN_MS).to_numpy()
         return cls(columns, published_ms, items.num_rows)
-
-    def take(self, rows: np.ndarray) -> Tags:
-        """Tags of a selection in a new order: position p of the result is position rows[p] of this."""
-        columns = {name: column.take(pa.array(rows)) for name, column in self._columns.items()}
-        return Tags(columns, None if self._published_ms is None else self._published_ms[rows], len(rows))
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -96,7 +96,7 @@ def test_a_search_that_lies_is_found_out(monkeypatch: pytest.MonkeyPatch, retrie
             elif fault == "duplicate":
                 codes[1], scores[1] = codes[0], scores[0]
             else:
-                live = set(map(tuple, self.epoch.sids(None).tolist()))
+                live = set(map(tuple, self.epoch.base.index.leaf_codes().tolist()))
                 codes[1] = next(c for c in np.ndindex(4, 3, 3) if c not in live)
             found.append(replace(beams, codes=codes, scores=scores))
         return found

@@ -148,7 +148,6 @@ def test_the_newest_stands_first_behind_a_sid_also_across_base_and_delta() -> No
     live.add(table({"c": row((0, 0, 0), 2), "a": row((0, 0, 0), 3)}), np.zeros((2, 3), dtype=np.int64))
     assert live.epoch.items_behind(np.array([[0, 0, 0], [1, 1, 1]]), None) == [["a", "b", "c", "d"], []]
     assert live.epoch.has_sids(np.array([[0, 0, 0], [1, 1, 1]])).tolist() == [True, False]
-    assert live.epoch.sids(None).tolist() == [[0, 0, 0]]
 
 
 def test_an_item_that_moved_is_no_longer_at_its_old_sid() -> None:

@@ -63,8 +63,6 @@ def test_the_same_however_it_is_stored(column: pa.Array) -> None:
     assert positions(tags.has("t", "a")) == [0, 3]
     assert positions(tags.has("t", "b")) == [1]
     assert positions(tags.has("t", "x")) == []
-    taken = tags.take(np.array([3, 2, 1]))
-    assert (taken.size, positions(taken.has("t", "a")), positions(taken.has("t", "b"))) == (3, [0], [2])
 
 
 @given(
@@ -118,7 +116,6 @@ def test_tags_of_an_items_table() -> None:
         assert tags.names == ("channel", "price", "region")
         assert positions(tags.has("price", "dear")) == [1]  # the tag_ column, not the number
         assert positions(tags.since(-(2**62))) == [0]
-        assert positions(tags.take(np.array([1, 0])).since(5)) == [1]
     assert positions(Tags.of(items.drop_columns(["published_ms"])).since(0)) == []
     assert set(TAG_COLUMNS) <= set(ITEMS.schema.names)
     assert Tags.of(pa.table({"item_id": ["a"]})).names == ()
