@@ -12,9 +12,11 @@ import pyarrow as pa
 import pytest
 
 from features.catalog import Catalog
-from models.corpus import MS_PER_DAY, CorpusParams, Events, Material, item_texts, run, sft_examples
+from models.corpus import run
 from models.examples import KINDS, Examples
+from models.material import MS_PER_DAY, CorpusParams, Events, Material, item_texts
 from models.prompt import MS_PER_HOUR, render_events, render_prompt
+from models.sft_examples import sft_examples
 from models.sid_table import SidTable
 from models.vocabulary import Vocabulary, VocabularyParams, read_profiles
 from models.vocabulary import run as run_vocabulary

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from models.corpus import CorpusParams
 from models.corpus import run as run_corpus
 from models.cpt import CptParams, run
 from models.language import LanguageParams, load_language_model
+from models.material import CorpusParams
 from models.packing import LoopParams
 from models.vocabulary import Vocabulary
 from plumline.artifact import MANIFEST, list_files, read_json, read_manifest, sha256_file, verify

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from models.corpus import CorpusParams
 from models.corpus import run as run_corpus
 from models.cpt import CptParams
 from models.cpt import run as run_cpt
 from models.language import LanguageParams, load_language_model
+from models.material import CorpusParams
 from models.packing import LoopParams
 from models.sft import SftParams, run, start_weights
 from plumline import artifact

@@ -1,0 +1,126 @@
+"""What both sets of training examples are made of: events as flat arrays, their tokens, profiles, texts.
+
+Not a stage: `corpus` loads it once and hands it to `cpt_examples` and `sft_examples`.
+"""
+
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from features.catalog import Catalog
+from features.histories import read_histories
+from models.prompt import EventTokens, render_events
+from models.sid_table import SidTable
+from models.vocabulary import Vocabulary, read_profiles
+from plumline.errors import InputError
+from plumline.stage import Params
+
+MS_PER_DAY = 86_400_000
+EPOCH = date(1970, 1, 1)
+
+
+class CorpusParams(Params):
+    """What is taken from histories and catalogue."""
+
+    max_tokens: int = Field(default=512, ge=16)
+    """Longest example in tokens; the loops' row_tokens must be at least this."""
+    max_text_tokens: int = Field(default=48, ge=1)
+    """Longest text of one item in a metadata example."""
+    channel_share: float = Field(default=0.25, ge=0.0, le=1.0)
+    """Share of behaviour examples that name each item's channel, where the catalogue has channels (Table 1)."""
+    trunk_loss: bool = True
+    """Whether the items of the history are targets too, predicted from the history before them."""
+    day_targets: int = Field(default=8, ge=1)
+    """Most items of one day that are targets of its branch, drawn without replacement."""
+    session_branches: int = Field(default=1, ge=0)
+    """Branches a window that begin within a day, each with the very next item as its target."""
+    half_life_days: float = Field(default=180.0, gt=0.0)
+    """A window so much older than another comes half as likely before it in an epoch."""
+    recent_days: int = Field(default=1, ge=1)
+    """A window whose last target lies in the last so many days (as_of included) is `recent`: the daily increment."""
+    replay_share: float = Field(default=0.1, ge=0.0, le=1.0)
+    """Share of the other windows that are `replay`, trained with the daily increment against forgetting."""
+
+
+@dataclass(frozen=True)
+class Events:
+    """Known items of all users, user after user, oldest first.
+
+    rows: (E,) int64, row of the item in the SID table. timestamps: (E,) epoch milliseconds. user_ids: (U,).
+    user_starts: (U + 1,) int64, first event of each user. num_unknown: events dropped because their item has no SID.
+    """
+
+    rows: np.ndarray
+    timestamps: np.ndarray
+    user_ids: list[str]
+    user_starts: np.ndarray
+    num_unknown: int
+
+    @classmethod
+    def of(cls, histories: pa.Table, sids: SidTable) -> "Events":
+        """Flatten a HISTORIES table."""
+        items = histories.column("item_ids").combine_chunks()
+        lengths = pc.list_value_length(items).to_numpy(zero_copy_only=False).astype(np.int64)
+        found = pc.index_in(items.flatten(), value_set=pa.array(sids.item_ids, pa.string()))
+        known = found.is_valid().to_numpy(zero_copy_only=False)
+        user = np.repeat(np.arange(len(lengths)), lengths)[known]
+        counts = np.bincount(user, minlength=len(lengths))
+        return cls(
+            rows=found.drop_null().to_numpy().astype(np.int64),
+            timestamps=histories.column("timestamps").combine_chunks().flatten().to_numpy()[known],
+            user_ids=histories.column("user_id").to_pylist(),
+            user_starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            num_unknown=int((~known).sum()),
+        )
+
+    @property
+    def firsts(self) -> np.ndarray:
+        """(E,) bool: the first event of its user."""
+        first = np.zeros(len(self.rows), dtype=bool)
+        first[self.user_starts[:-1][np.diff(self.user_starts) > 0]] = True
+        return first
+
+
+@dataclass(frozen=True)
+class Material:
+    """What both sets of examples are made of.
+
+    words, sids, events: as read. stream: tokens of all events. profiles: user id → column → value.
+    texts: describing column → row of the SID table → text.
+    """
+
+    words: Vocabulary
+    sids: SidTable
+    events: Events
+    stream: EventTokens
+    profiles: dict[str, dict[str, str | None]]
+    texts: dict[str, dict[int, str]]
+
+    @classmethod
+    def load(cls, *, catalog: Path, histories: Path, sids: Path, vocabulary: Path) -> "Material":
+        """Read the stage's inputs. Raises InputError if vocabulary and SID table are not of one run."""
+        words, table, items = Vocabulary.load(vocabulary), SidTable.load(sids), Catalog.load(catalog)
+        if words.space != table.space:
+            raise InputError(
+                f"vocabulary speaks SIDs of levels {words.space.sizes}, sids holds {table.space.sizes}; take one run's"
+            )
+        events = Events.of(read_histories(histories), table)
+        stream = render_events(words, table.codes[events.rows], events.timestamps, events.firsts)
+        return cls(words, table, events, stream, read_profiles(items), item_texts(items, table))
+
+
+def item_texts(catalog: Catalog, sids: SidTable) -> dict[str, dict[int, str]]:
+    """Describing columns of items that have a SID: column → row of the SID table → text; empty texts left out."""
+    row_of = {item: row for row, item in enumerate(sids.item_ids)}
+    rows = [row_of.get(item) for item in catalog.items.column("item_id").to_pylist()]
+    texts: dict[str, dict[int, str]] = {}
+    for name in ("title", "description", "channel", "topics"):
+        values = catalog.items.column(name).to_pylist()
+        joined = [", ".join(value) if isinstance(value, list) else value for value in values]
+        texts[name] = {row: text for row, text in zip(rows, joined, strict=True) if row is not None and text}
+    return texts

@@ -1,0 +1,151 @@
+"""Examples of fine-tuning (PLUM 2.3, eq. 3): a window of a user's history as one tree of tokens.
+
+The trunk is the history; where a new day begins a branch leaves it that holds the rest of the prompt and then, each as
+a branch of its own, the items of that day. The path from the root to a target is token by token what `render_prompt`
+gives a server that is asked at that moment.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from models.examples import Examples, ExamplesBuilder
+from models.material import MS_PER_DAY, CorpusParams, Material
+from models.prompt import Profile, render_head, render_tail
+from plumline.errors import InputError
+
+
+@dataclass(frozen=True)
+class Window:
+    """One example. The trunk holds the events [start, stop).
+
+    branches: events at which branches leave, ascending; the last one leaves at `stop`, whose event is a target.
+    """
+
+    start: int
+    stop: int
+    branches: tuple[int, ...]
+
+
+def sft_examples(params: CorpusParams, material: Material, last_day: int, rng: np.random.Generator) -> Examples:
+    """Windows of all users as trees; `kind` by the day of the last target, `weight` by its age. last_day: of 1970."""
+    words, events = material.words, material.events
+    writer = _TreeWriter(params, material, rng)
+    builder = ExamplesBuilder()
+    for user, user_id in enumerate(tqdm(events.user_ids, desc="corpus: windows", unit=" users", mininterval=1.0)):
+        profile = Profile.render(words, material.profiles.get(user_id, {}))
+        for window in writer.windows(int(events.user_starts[user]), int(events.user_starts[user + 1]), profile):
+            age = last_day - int(events.timestamps[window.stop] // MS_PER_DAY)
+            kind = "recent" if age < params.recent_days else "replay" if rng.random() < params.replay_share else "older"
+            builder.add_tree(*writer.tree(window, profile), kind, 0.5 ** (age / params.half_life_days))
+    return builder.build()
+
+
+class _TreeWriter:
+    """Cuts histories into windows and writes a window as tokens, spans and targets."""
+
+    def __init__(self, params: CorpusParams, material: Material, rng: np.random.Generator) -> None:
+        self.params, self.rng = params, rng
+        self.words, self.events, self.stream = material.words, material.events, material.stream
+        self.levels = self.words.space.num_levels
+        self.longest = self.words.shape.max_history
+        self.sid_ids = self.words.sid_token_ids(material.sids.codes).astype(np.int32)
+        self.days = self.events.timestamps // MS_PER_DAY
+        # Event → the first event behind it that is of another day or user.
+        self.begins_day = self.events.firsts | np.diff(self.days, prepend=-1).astype(bool)
+        borders = np.flatnonzero(self.begins_day)
+        self.day_stop = np.repeat(np.append(borders[1:], len(self.days)), np.diff(np.append(borders, len(self.days))))
+        template = self.words.shape.template
+        # A context item that stands before the history is another one for every branch: no trunk can be shared.
+        self.shared = "context" not in template or template.index("context") > template.index("history")
+        needed = (
+            2 * self._frame(self.words.shape.max_profile_tokens)
+            + self.longest * (self.levels + 1)
+            + params.day_targets * self.levels
+        )
+        if params.max_tokens < needed:
+            raise InputError(
+                f"corpus.max_tokens {params.max_tokens} cannot hold a prompt of {self.longest} items and its targets; "
+                f"give {needed}, or lower vocabulary.max_history or corpus.day_targets"
+            )
+
+    def windows(self, begin: int, end: int, profile: Profile) -> list[Window]:
+        """Windows of one user's events [begin, end), latest first.
+
+        Every new day is a branch of exactly one window, of the latest that can hold it; the very first day is one with
+        an empty history.
+        """
+        days = self.days[begin:end]
+        pending = (begin + 1 + np.flatnonzero(days[1:] != days[:-1])).tolist()
+        if not pending and end - begin > 1:
+            pending = [end - 1]  # one day is all there is: its last item, given the others
+        found = []
+        frame = self._frame(len(profile.token_ids))
+        while pending:
+            stop = pending[-1]
+            start = max(begin, stop - self.longest)
+            room = self.params.max_tokens - frame - int(self.stream.starts[stop + 1] - self.stream.starts[start])
+            branches: list[int] = []
+            while pending and pending[-1] > start and (self.shared or not branches):
+                cost = frame + self.levels * self._most_targets(pending[-1])
+                if branches and cost > room:
+                    break
+                room -= cost
+                branches.append(pending.pop())
+            extra = [begin] if start == begin else []
+            within = self.rng.integers(start + 1, stop + 1, self.params.session_branches)
+            extra += within[~self.begins_day[within]].tolist()
+            for event in extra if self.shared else []:
+                cost = frame + self.levels * self._most_targets(event)
+                if event not in branches and cost <= room:
+                    room -= cost
+                    branches.append(event)
+            found.append(Window(start, stop, tuple(sorted(branches))))
+        return found
+
+    def tree(self, window: Window, profile: Profile) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Tokens, spans and targets of a window, each (t,)."""
+        words, stream = self.words, self.stream
+        context = [] if self.shared else self.sid_ids[self.events.rows[window.stop - 1]].tolist()
+        head = np.array(render_head(words, profile, context), dtype=np.int32)
+        tokens, span, loss = [head], [np.zeros(len(head), dtype=np.int32)], [np.zeros(len(head), dtype=np.int8)]
+        at = int(stream.starts[window.start + 1]) - self.levels  # a first item has no gap before it
+        for event in window.branches:
+            until = int(stream.starts[event + 1]) - self.levels  # the gap before the target belongs to the trunk
+            trunk = stream.tokens[at:until]
+            tokens.append(trunk)
+            span.append(np.zeros(len(trunk), dtype=np.int32))
+            targets = trunk >= words.sid_base if self.params.trunk_loss else np.zeros(len(trunk), dtype=bool)
+            loss.append(targets.astype(np.int8))
+            at = until
+            context = self.sid_ids[self.events.rows[event - 1]].tolist() if event > window.start else []
+            tail = np.array(render_tail(words, profile, context), dtype=np.int32)
+            items = self.sid_ids[self._targets(event)].reshape(-1)
+            tokens += [tail, items]
+            span.append(np.arange(len(tail) + len(items), len(items), -1, dtype=np.int32))
+            span.append(np.tile(np.arange(self.levels, 0, -1, dtype=np.int32), len(items) // self.levels))
+            loss += [np.zeros(len(tail), dtype=np.int8), np.ones(len(items), dtype=np.int8)]
+        joined = np.concatenate(span)
+        trunk_place = joined == 0
+        joined[trunk_place] = len(joined) - np.flatnonzero(trunk_place)
+        return np.concatenate(tokens), joined, np.concatenate(loss)
+
+    def _frame(self, num_profile_tokens: int) -> int:
+        """Most tokens of a prompt beside its history: <user> …, <context> sid, two more."""
+        return 4 + num_profile_tokens + self.levels
+
+    def _most_targets(self, event: int) -> int:
+        if not self.begins_day[event]:
+            return 1
+        return min(self.params.day_targets, int(self.day_stop[event]) - event)
+
+    def _targets(self, event: int) -> np.ndarray:
+        """Rows of a branch's targets: items of the day that begins at `event`, else the event's alone."""
+        if not self.begins_day[event]:
+            return self.events.rows[event : event + 1]
+        rows = self.events.rows[event : self.day_stop[event]]
+        distinct = rows[np.sort(np.unique(rows, return_index=True)[1])]
+        if len(distinct) <= self.params.day_targets:
+            return distinct
+        return distinct[np.sort(self.rng.choice(len(distinct), self.params.day_targets, replace=False))]
