@@ -102,7 +102,7 @@ class Teacher:
 
 
 def draw(candidates: np.ndarray, chances: np.ndarray, num: int, rng: np.random.Generator) -> np.ndarray:
-    """Items drawn with replacement, (n, num) int64; a row of -1 where all chances are 0. candidates, chances: (n, K)."""
+    """Items drawn with replacement, (n, num) int64; -1 where all chances are 0. candidates, chances: (n, K)."""
     reached = np.cumsum(chances.astype(np.float64), axis=1)
     total = reached[:, -1:]
     at = rng.random((len(candidates), num)) * total
