@@ -5,12 +5,12 @@ local folder, or folder with one .gguf file). Weights lie as safetensors; nothin
 torch and transformers are imported inside the functions.
 """
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from models.pretrained import Source, open_source
 from models.vocabulary import Vocabulary
 from plumline.artifact import list_files
 from plumline.errors import CorruptArtifactError, InputError, MissingArtifactError, MixedReleaseError
@@ -49,27 +49,6 @@ class LanguageParams(Params):
     """Standard deviation of the initial weights of a model from scratch."""
     embedding_std: float | None = Field(default=None, gt=0.0)
     """The same for the embeddings alone; null: init_std. A small model trained for minutes starts better wide."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a pre-trained model comes from. name: id or folder. options: further arguments of from_pretrained."""
-
-    name: str
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-def pretrained_source(name: str) -> Source:
-    """What from_pretrained must be told for an id, a folder, or a folder with one .gguf file."""
-    folder = Path(name)
-    if not folder.is_dir():
-        return Source(name)
-    if (folder / "config.json").is_file():
-        return Source(name, {"local_files_only": True})
-    found = sorted(path.name for path in folder.glob("*.gguf"))
-    if len(found) != 1:
-        raise InputError(f"{name}: neither a config.json nor exactly one .gguf file in it (found {found})")
-    return Source(name, {"local_files_only": True, "gguf_file": found[0]})
 
 
 def use_threads() -> int:
@@ -111,7 +90,7 @@ def build_language_model(params: LanguageParams, vocabulary: Vocabulary, seed: i
             f"cpt.model.pretrained is {params.pretrained} but vocabulary.text_model is {vocabulary.text_model}; "
             "name the same model in both, or null in both"
         )
-    model = _from_pretrained(pretrained_source(params.pretrained))
+    model = _from_pretrained(open_source(params.pretrained))
     model.resize_token_embeddings(vocabulary.size, mean_resizing=False)
     return model
 
@@ -150,24 +129,15 @@ def _from_scratch(params: LanguageParams, vocabulary: Vocabulary) -> "PreTrained
 
 def _from_pretrained(source: Source) -> "PreTrainedModel":
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             source.name, dtype=torch.float32, trust_remote_code=False, use_safetensors=True, **source.options
         )
     except (OSError, ValueError) as error:
         raise InputError(f"cpt.model.pretrained {source.name}: {' '.join(str(error).split())[:300]}") from None
-    if "gguf_file" not in source.options:
-        return model
-    # A model read from GGUF refuses save_pretrained; the same weights under a plain configuration do not.
-    plain = model.config.to_dict()
-    for name in ("quantization_config", "_name_or_path", "dtype", "architectures"):
-        plain.pop(name, None)
-    copy = AutoModelForCausalLM.from_config(AutoConfig.for_model(**plain), dtype=torch.float32)
-    copy.load_state_dict(model.state_dict())
-    copy.tie_weights()
-    return copy
+    return model
 
 
 def save_language_model(model: "PreTrainedModel", folder: Path) -> None:

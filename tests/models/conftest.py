@@ -66,18 +66,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     codes = generator.integers(0, space.sizes, (len(ids), 3)).astype(np.int32)
     codes[[5, 6, 7]] = codes[4]  # items behind one leaf
     SidTable(space, False, ids, codes).save(folder / "sids")
-    run_vocabulary(
-        VocabularyParams(text_tokens=300, max_history=10),
-        catalog=folder / "catalog",
-        sids=folder / "sids",
-        base=None,
-        out=folder / "vocabulary",
-    )
     run_index(IndexParams(), catalog=folder / "catalog", sids=folder / "sids", out=folder / "index")
-    params = LanguageParams(hidden=16, layers=2, heads=2, kv_heads=1, intermediate=32, max_positions=256, init_std=0.4)
-    model = build_language_model(params, Vocabulary.load(folder / "vocabulary"), seed=3)
-    save_language_model(model, folder / "sft" / "weights")
-
     start = int(datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC).timestamp() * 1000)
     lists = [generator.choice(ids, length).tolist() for length in (9, 6, 2, 1, 14, 3, 8, 5)]
     times = [[start + DAY_MS * place for place in range(len(items))] for items in lists]
@@ -95,6 +84,18 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
             HISTORIES,
         ),
     )
+    run_vocabulary(
+        VocabularyParams(text_tokens=300, max_history=10),
+        catalog=folder / "catalog",
+        histories=folder / "histories",
+        sids=folder / "sids",
+        base=None,
+        out=folder / "vocabulary",
+    )
+    params = LanguageParams(hidden=16, layers=2, heads=2, kv_heads=1, intermediate=32, max_positions=256, init_std=0.4)
+    model = build_language_model(params, Vocabulary.load(folder / "vocabulary"), seed=3)
+    save_language_model(model, folder / "sft" / "weights")
+
     live = [item for item in ids if item not in retired]
     asked = [(user, day) for user in range(8) for day in (1, 2, 3) if (user + day) % 2]
     asked.append((8, 2))  # a user nobody has seen

@@ -11,10 +11,10 @@ from models.language import (
     build_language_model,
     check_vocabulary,
     load_language_model,
-    pretrained_source,
     save_language_model,
     use_threads,
 )
+from models.pretrained import pretrained_source
 from models.vocabulary import Vocabulary, VocabularyParams
 from models.vocabulary import run as run_vocabulary
 from plumline.artifact import list_files, sha256_file, write_json
@@ -82,7 +82,8 @@ def test_pretrained_is_extended(world: Any, tmp_path: Path) -> None:
 
     (tmp_path / "vocabulary").mkdir()
     told = VocabularyParams(text_model=str(foreign))
-    run_vocabulary(told, catalog=world.catalog, sids=world.sids, base=None, out=tmp_path / "vocabulary")
+    inputs = {name: getattr(world, name) for name in ("catalog", "histories", "sids")}
+    run_vocabulary(told, **inputs, base=None, out=tmp_path / "vocabulary")
     words = Vocabulary.load(tmp_path / "vocabulary")
     assert words.reserved_base == 256
     model = build_language_model(LanguageParams(pretrained=str(foreign)), words, seed=1)
