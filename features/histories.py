@@ -30,15 +30,12 @@ from features.catalog import Catalog
 from features.lake import EventSnapshot
 from plumline.artifact import write_json
 from plumline.errors import InputError, RefusedError
-from plumline.schema import EVENTS, HISTORIES, PAIRS, QUERIES, conform
+from plumline.schema import HISTORIES, NUMBERS, PAIRS, QUERIES, conform
 from plumline.stage import Params, main
 from plumline.tables import read_parquet, write_parquet
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
-
-NUMERIC = tuple(field.name for field in EVENTS.schema if pa.types.is_floating(field.type))
-"""Event columns that a reward may name."""
 
 
 class HistoriesParams(Params):
@@ -110,11 +107,14 @@ def run(params: HistoriesParams, *, events: Path, catalog: Path, as_of: date, ou
 
 
 def _steps(params: HistoriesParams, snapshot: EventSnapshot, as_of: date) -> "ir.Table":
-    """Events of interest up to as_of + eval_days: user_id, item_id, micros (int64), day, event_id, reward."""
+    """Events of interest up to as_of + eval_days: user_id, item_id, micros (int64), day, event_id, reward, NUMBERS.
+
+    The lines of one step give their largest reward and their largest numbers.
+    """
     import ibis
 
     through = as_of + timedelta(days=params.eval_days)
-    columns = ["event_id", "user_id", "item_id", "timestamp", "action", *NUMERIC]
+    columns = ["event_id", "user_id", "item_id", "timestamp", "action", *NUMBERS]
     table = snapshot.read(through=through, columns=columns)
     table = table.append_column("day", utc_day(table.column("timestamp")))
     table = table.append_column("micros", table.column("timestamp").cast(pa.int64())).drop_columns(["timestamp"])
@@ -126,7 +126,9 @@ def _steps(params: HistoriesParams, snapshot: EventSnapshot, as_of: date) -> "ir
         events = events.filter(events.watch_ratio >= params.min_watch_ratio)
     events = events.mutate(reward=parse_reward(params.reward, events))
     return events.group_by("user_id", "item_id", "micros", "day").agg(
-        event_id=events.event_id.min(), reward=events.reward.max()
+        event_id=events.event_id.min(),
+        reward=events.reward.max(),
+        **{name: events[name].max() for name in NUMBERS},
     )
 
 
@@ -135,14 +137,18 @@ def _histories(steps: "ir.Table", max_events: int) -> "ir.Table":
     import ibis
     from ibis import _
 
-    step = ibis.struct({"micros": _.micros, "id": _.event_id, "item": _.item_id, "reward": _.reward})
+    numbers = {name: _[name] for name in ("reward", *NUMBERS)}
+    step = ibis.struct({"micros": _.micros, "id": _.event_id, "item": _.item_id, **numbers})
     collected = steps.mutate(step=step).group_by("user_id").agg(steps=_.step.collect())
     newest = collected.mutate(steps=_.steps.sort()).mutate(steps=_.steps[-max_events:])  # by micros, then event_id
     return newest.select(
         "user_id",
         item_ids=_.steps.map(lambda step: step["item"]),
         timestamps=_.steps.map(lambda step: step.micros // 1000),
-        rewards=_.steps.map(lambda step: step.reward.cast("float32")),
+        **{
+            column: _.steps.map(lambda step, name=name: step[name].cast("float32"))
+            for name, column in (("reward", "rewards"), *zip(NUMBERS, NUMBERS, strict=True))
+        },
     ).order_by("user_id")
 
 
@@ -202,7 +208,7 @@ def _queries(steps: "ir.Table", live: "ir.Table", as_of: date, max_events: int) 
 def parse_reward(text: str, events: "ir.Table") -> "ir.FloatingValue":
     """A reward expression over the numeric columns of `events`; 1.0 where a column in it is null.
 
-    Numbers, NUMERIC names, + - * /, unary minus, min(…), max(…) and brackets. Raises InputError for anything else.
+    Numbers, NUMBERS names, + - * /, unary minus, min(…), max(…) and brackets. Raises InputError for anything else.
     """
     import ibis
 
@@ -218,7 +224,7 @@ def parse_reward(text: str, events: "ir.Table") -> "ir.FloatingValue":
         match node:
             case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
                 return ibis.literal(float(value))
-            case ast.Name(id=name) if name in NUMERIC:
+            case ast.Name(id=name) if name in NUMBERS:
                 return events[name]
             case ast.BinOp(left=left, op=op, right=right) if type(op) in operators:
                 return operators[type(op)](build(left), build(right))
@@ -233,7 +239,7 @@ def parse_reward(text: str, events: "ir.Table") -> "ir.FloatingValue":
             case _:
                 raise InputError(
                     f"histories.reward {text!r}: {ast.unparse(node)!r} is not allowed; "
-                    f"use numbers, {', '.join(NUMERIC)}, + - * / min max"
+                    f"use numbers, {', '.join(NUMBERS)}, + - * / min max"
                 )
 
     try:

@@ -1,8 +1,9 @@
 """Continued pre-training: teach the language model the SIDs (PLUM 2.2).
 
-reads   corpus (cpt.npz), vocabulary, base
+reads   corpus (cpt.npz), vocabulary, quantizer (its codebooks: where the SIDs' embeddings start), base
 writes  weights/ (Hugging Face, safetensors), metrics.json, loss.json; artifacts/progress/cpt.jsonl beside the artifacts
-run     python -m models.cpt --params recipes/cpu_tiny.yaml --corpus … --vocabulary … --base= --seed 17 --out …
+run     python -m models.cpt --params recipes/cpu_tiny.yaml --corpus … --vocabulary … --quantizer … --base= --seed 17 \\
+            --out …
 
 With a base its model is adopted: a daily increment continues from one CPT checkpoint.
 """
@@ -31,7 +32,9 @@ class CptParams(Params):
     """The loop."""
 
 
-def run(params: CptParams, *, corpus: Path, vocabulary: Path, base: Path | None, seed: int, out: Path) -> None:
+def run(
+    params: CptParams, *, corpus: Path, vocabulary: Path, quantizer: Path, base: Path | None, seed: int, out: Path
+) -> None:
     """Train on the CPT examples, or adopt the base's model. See the module's docstring."""
     if base is not None:
         copy_payload(base / "cpt", out)
@@ -39,7 +42,7 @@ def run(params: CptParams, *, corpus: Path, vocabulary: Path, base: Path | None,
     from models.training import train, write_metrics
 
     words, examples = Vocabulary.load(vocabulary), Examples.load(corpus / "cpt.npz")
-    model = build_language_model(params.model, words, hash_seed(seed, "model"))
+    model = build_language_model(params.model, words, hash_seed(seed, "model"), quantizer)
     metrics = train(
         model,
         examples,

@@ -1,21 +1,23 @@
 """Build, adopt, load and save the causal language model. Not a stage: `cpt`, `sft` and serving call it.
 
-Two sources, one path: a from-scratch Llama or Qwen3 configuration, or any pre-trained causal LM of Hugging Face (id,
-local folder, or folder with one .gguf file). Weights lie as safetensors; nothing is unpickled and no remote code runs.
+Two sources, one path: a from-scratch Llama or Qwen3 configuration, or any pre-trained causal LM (`models.pretrained`),
+whole or its first layers, with all of its text rows or those that a trimmed vocabulary kept. Where the rows of reserved
+tokens start stands in `models.row_init`. Weights lie as safetensors; nothing is unpickled and no remote code runs.
 torch and transformers are imported inside the functions.
 """
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from models.pretrained import Source, open_source
+from models.row_init import RowStart, read_codebooks, start_rows
 from models.vocabulary import Vocabulary
 from plumline.artifact import list_files
 from plumline.errors import CorruptArtifactError, InputError, MissingArtifactError, MixedReleaseError
 from plumline.settings import get_settings
-from plumline.stage import Params, num_cores
+from plumline.stage import Params, hash_seed, num_cores
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +28,13 @@ class LanguageParams(Params):
     """The language model: `pretrained`, or the sizes of one from scratch (ignored with `pretrained`)."""
 
     pretrained: str | None = None
-    """Hugging Face id, local folder, or folder with a .gguf file; equal to vocabulary.text_model; null: scratch."""
+    """Hugging Face id, local folder, folder with a .gguf file, or `smollm` (the extra plumline[smollm]); equal to
+    vocabulary.text_model; null: from scratch."""
+    pretrained_layers: int | None = Field(default=None, ge=1)
+    """Take only the first so many layers of the pre-trained model; null: all."""
+    sid_init: RowStart = "codebook"
+    """Where the rows of reserved tokens start. `codebook`: at the mean of the text rows plus the quantizer's code,
+    projected and scaled to their spread; `mean`: near that mean; `noise`: drawn as any initial weight."""
     architecture: Literal["llama", "qwen3"] = "llama"
     """Configuration of a model from scratch."""
     hidden: int = Field(default=128, ge=1)
@@ -49,27 +57,6 @@ class LanguageParams(Params):
     """Standard deviation of the initial weights of a model from scratch."""
     embedding_std: float | None = Field(default=None, gt=0.0)
     """The same for the embeddings alone; null: init_std. A small model trained for minutes starts better wide."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a pre-trained model comes from. name: id or folder. options: further arguments of from_pretrained."""
-
-    name: str
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-def pretrained_source(name: str) -> Source:
-    """What from_pretrained must be told for an id, a folder, or a folder with one .gguf file."""
-    folder = Path(name)
-    if not folder.is_dir():
-        return Source(name)
-    if (folder / "config.json").is_file():
-        return Source(name, {"local_files_only": True})
-    found = sorted(path.name for path in folder.glob("*.gguf"))
-    if len(found) != 1:
-        raise InputError(f"{name}: neither a config.json nor exactly one .gguf file in it (found {found})")
-    return Source(name, {"local_files_only": True, "gguf_file": found[0]})
 
 
 def use_threads() -> int:
@@ -95,28 +82,42 @@ def pick_device() -> "torch.device":
     return torch.device(wanted)
 
 
-def build_language_model(params: LanguageParams, vocabulary: Vocabulary, seed: int) -> "PreTrainedModel":
+def build_language_model(
+    params: LanguageParams, vocabulary: Vocabulary, seed: int, quantizer: Path | None = None
+) -> "PreTrainedModel":
     """A model that knows the vocabulary: float32, on the CPU, with `vocabulary.size` embeddings.
 
-    New rows of a pre-trained model are drawn from N(0, initializer_range): the mean of the old rows, transformers'
-    default, would make all SIDs equal at the start. Raises InputError if sizes or sources do not fit.
+    quantizer: artifact whose codes the SIDs' rows start from; None: nothing is known of them, so all reserved rows
+    start from noise, whatever `sid_init` says. Raises InputError or MixedReleaseError if sizes or sources do not fit.
     """
     import torch
 
     torch.manual_seed(seed)
     if params.pretrained is None:
-        return _from_scratch(params, vocabulary)
-    if vocabulary.text_model != params.pretrained:
+        model, text = _from_scratch(params, vocabulary)
+    elif vocabulary.text_model != params.pretrained:
         raise InputError(
             f"cpt.model.pretrained is {params.pretrained} but vocabulary.text_model is {vocabulary.text_model}; "
             "name the same model in both, or null in both"
         )
-    model = _from_pretrained(pretrained_source(params.pretrained))
-    model.resize_token_embeddings(vocabulary.size, mean_resizing=False)
+    else:
+        model, text = _from_pretrained(open_source(params.pretrained), params.pretrained_layers), [None, None]
+        _take_text_rows(model, vocabulary)
+    if params.sid_init == "noise" or quantizer is None:
+        return model
+    codebooks = read_codebooks(quantizer, vocabulary) if params.sid_init == "codebook" else None
+    embedding: Any = model.get_input_embeddings().weight
+    head: Any = model.get_output_embeddings().weight
+    start_rows(embedding, vocabulary, codebooks, hash_seed(seed, "rows"), text[0])
+    if head is not embedding:
+        start_rows(head, vocabulary, codebooks, hash_seed(seed, "rows"), text[1])
     return model
 
 
-def _from_scratch(params: LanguageParams, vocabulary: Vocabulary) -> "PreTrainedModel":
+def _from_scratch(
+    params: LanguageParams, vocabulary: Vocabulary
+) -> tuple["PreTrainedModel", list[tuple[float, float] | None]]:
+    """The model, and mean and spread of its embeddings and of its head."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -137,37 +138,81 @@ def _from_scratch(params: LanguageParams, vocabulary: Vocabulary) -> "PreTrained
         attention_dropout=params.dropout,
         tie_word_embeddings=params.tied,
         initializer_range=params.init_std,
-        bos_token_id=vocabulary.control["<bos>"],
-        eos_token_id=vocabulary.control["<eos>"],
-        pad_token_id=vocabulary.control["<pad>"],
+        **_control_ids(vocabulary),
     )
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     if params.embedding_std is not None:
         with torch.no_grad():
             model.get_input_embeddings().weight.normal_(0.0, params.embedding_std)
-    return model
+    return model, [(0.0, params.embedding_std or params.init_std), (0.0, params.init_std)]
 
 
-def _from_pretrained(source: Source) -> "PreTrainedModel":
+def _control_ids(vocabulary: Vocabulary) -> dict[str, int]:
+    return {f"{name}_token_id": vocabulary.control[f"<{name}>"] for name in ("bos", "eos", "pad")}
+
+
+def _from_pretrained(source: Source, num_layers: int | None) -> "PreTrainedModel":
+    """The model as it is, or its first layers."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging
 
+    verbosity = logging.get_verbosity()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            source.name, dtype=torch.float32, trust_remote_code=False, use_safetensors=True, **source.options
+        config = AutoConfig.from_pretrained(source.name, trust_remote_code=False, **source.options)
+        if num_layers is not None:
+            if num_layers > config.num_hidden_layers:
+                raise InputError(
+                    f"cpt.model.pretrained_layers is {num_layers}, {source.name} has {config.num_hidden_layers}; "
+                    "give fewer, or null for all"
+                )
+            config.num_hidden_layers = num_layers
+            if getattr(config, "layer_types", None):
+                config.layer_types = config.layer_types[:num_layers]
+            logging.set_verbosity_error()  # it would list every weight of the layers that are left out
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            source.name,
+            config=config,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            use_safetensors=True,
+            **source.options,
         )
     except (OSError, ValueError) as error:
         raise InputError(f"cpt.model.pretrained {source.name}: {' '.join(str(error).split())[:300]}") from None
-    if "gguf_file" not in source.options:
-        return model
-    # A model read from GGUF refuses save_pretrained; the same weights under a plain configuration do not.
-    plain = model.config.to_dict()
-    for name in ("quantization_config", "_name_or_path", "dtype", "architectures"):
-        plain.pop(name, None)
-    copy = AutoModelForCausalLM.from_config(AutoConfig.for_model(**plain), dtype=torch.float32)
-    copy.load_state_dict(model.state_dict())
-    copy.tie_weights()
-    return copy
+    finally:
+        logging.set_verbosity(verbosity)
+    return model
+
+
+def _take_text_rows(model: "PreTrainedModel", vocabulary: Vocabulary) -> None:
+    """Give a pre-trained model the vocabulary's tokens: its own rows for text, noise for what is reserved."""
+    import torch
+
+    modules: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
+    matrices = [module.weight.detach() for module in modules]
+    rows = torch.from_numpy(vocabulary.text_rows)
+    if len(matrices[0]) <= int(rows.max()):
+        raise InputError(
+            f"cpt.model.pretrained {vocabulary.text_model}: {len(matrices[0])} embeddings, its tokenizer has "
+            f"{int(rows.max()) + 1} tokens; take both from one model"
+        )
+    kept = [matrix[rows] for matrix in matrices]
+    std = float(getattr(model.config, "initializer_range", None) or 0.02)
+    model.resize_token_embeddings(vocabulary.size, mean_resizing=False)
+    embedding: Any = model.get_input_embeddings()
+    head: Any = model.get_output_embeddings()
+    with torch.no_grad():
+        for module, old in zip((embedding, head), kept, strict=True):
+            if module is embedding or module.weight is not embedding.weight:
+                module.weight[: vocabulary.reserved_base] = old
+                module.weight[vocabulary.reserved_base :].normal_(0.0, std)
+    # The old ids of these tokens are other tokens now, and the one of padding gets no gradient.
+    for name, number in _control_ids(vocabulary).items():
+        setattr(model.config, name, number)
+        if model.generation_config is not None:
+            setattr(model.generation_config, name, number)
+    embedding.padding_idx = vocabulary.control["<pad>"]
 
 
 def save_language_model(model: "PreTrainedModel", folder: Path) -> None:

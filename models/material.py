@@ -3,7 +3,7 @@
 Not a stage: `corpus` loads it once and hands it to `cpt_examples` and `sft_examples`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from models.prompt import EventTokens, render_events
 from models.sid_table import SidTable
 from models.vocabulary import Vocabulary, read_profiles
 from plumline.errors import InputError
+from plumline.schema import NUMBERS
 from plumline.stage import Params
 
 MS_PER_DAY = 86_400_000
@@ -53,6 +54,7 @@ class Events:
 
     rows: (E,) int64, row of the item in the SID table. timestamps: (E,) epoch milliseconds. user_ids: (U,).
     user_starts: (U + 1,) int64, first event of each user. num_unknown: events dropped because their item has no SID.
+    numbers: numeric column of events → (E,) float32, NaN where it is not known.
     """
 
     rows: np.ndarray
@@ -60,6 +62,7 @@ class Events:
     user_ids: list[str]
     user_starts: np.ndarray
     num_unknown: int
+    numbers: dict[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def of(cls, histories: pa.Table, sids: SidTable) -> "Events":
@@ -76,6 +79,7 @@ class Events:
             user_ids=histories.column("user_id").to_pylist(),
             user_starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             num_unknown=int((~known).sum()),
+            numbers={name: flat_numbers(histories, name, lengths)[known] for name in NUMBERS},
         )
 
     @property
@@ -84,6 +88,19 @@ class Events:
         first = np.zeros(len(self.rows), dtype=bool)
         first[self.user_starts[:-1][np.diff(self.user_starts) > 0]] = True
         return first
+
+
+def flat_numbers(histories: pa.Table, name: str, lengths: np.ndarray) -> np.ndarray:
+    """One numeric list column of a HISTORIES table, flat.
+
+    lengths: (U,) events of each user; a user whose list is null has that many unknowns. Returns (E,) float32, NaN where
+    it is not known.
+    """
+    lists = histories.column(name).combine_chunks()
+    flat = np.full(int(lengths.sum()), np.nan, dtype=np.float32)
+    there = np.repeat(lists.is_valid().to_numpy(zero_copy_only=False), lengths)
+    flat[there] = lists.flatten().to_numpy(zero_copy_only=False)
+    return flat
 
 
 @dataclass(frozen=True)

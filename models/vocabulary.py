@@ -1,17 +1,22 @@
 """Put SIDs into a language model's vocabulary, and keep everybody else out of them.
 
-reads   catalog, sids, base
-writes  tokenizer/ (Hugging Face), vocabulary.json
-run     python -m models.vocabulary --params recipes/cpu_tiny.yaml --catalog … --sids … --base= --out …
+reads   catalog, histories, sids, base
+writes  tokenizer/ (Hugging Face), vocabulary.json, text_rows.npz (with trim_text)
+run     python -m models.vocabulary --params recipes/cpu_tiny.yaml --catalog … --histories … --sids … --base= --out …
 
 Token ids: text tokens first, then one block of reserved tokens: control, gaps (hours since the event before, in log
-buckets), SIDs by level (PLUM 2.2: "custom tokens for numerical features"). All of them are registered as SPECIAL, which
-is what lets `encode_untrusted` split them when they turn up in a title; SIDs enter a sequence as ids, never as text.
+buckets), numbers (watch ratio, price, age …; PLUM 2.2: "custom tokens for numerical features"), SIDs by level. All of
+them are registered as SPECIAL, which is what lets `encode_untrusted` split them when they turn up in a title; SIDs
+enter a sequence as ids, never as text.
+
+The edges of the numbers are quantiles of what the histories and the catalogue hold, and stand in vocabulary.json:
+{"numbers": {"rating": {"first_id": 2067, "edges": [2.0, 3.0, 4.0, 5.0]}}} makes <rating_0> (below 2), <rating_1>
+(2 up to 3) … <rating_4> (5 and more). A number that nobody knows, or that is the same everywhere, has no tokens.
 """
 
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,12 +25,16 @@ import numpy as np
 import pyarrow.compute as pc
 
 from features.catalog import Catalog
+from features.histories import read_histories
+from models.numbers import Numbers, learn_edges
 from models.sid_table import SidTable
+from models.text_tokenizer import add_special, load_tokenizer, train_tokenizer, trim_tokenizer
 from plumline.artifact import copy_payload, read_json, write_json
 from plumline.errors import CorruptArtifactError, InputError, MissingArtifactError
 from plumline.schema import DESCRIBING
 from plumline.sid import SidSpace
 from plumline.stage import Params, main, say
+from plumline.tables import load_arrays, save_arrays
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -53,12 +62,19 @@ class VocabularyParams(Params):
     """The words of the language model, and the shape of a prompt, which is stored with them."""
 
     text_model: str | None = None
-    """Hugging Face id, folder, or folder with a .gguf file whose tokenizer is extended; null: a byte-level BPE
-    tokenizer is trained on the catalogue."""
+    """Hugging Face id, folder, folder with a .gguf file, or `smollm` (the extra plumline[smollm]) whose tokenizer is
+    extended; null: a byte-level BPE tokenizer is trained on the catalogue."""
     text_tokens: int = 2048
     """Most text tokens of the trained tokenizer (at least 256); fewer if the texts do not yield them."""
+    trim_text: bool = False
+    """Of a pre-trained tokenizer (BPE) keep only the tokens that the catalogue, the phrases, the profiles and
+    general_text need, and every single byte or character; the model then starts with these rows."""
+    general_text: Path | None = None
+    """A text file, a text a line, whose tokens trim_text keeps too."""
     num_gaps: int = 12
     """Buckets for hours since the event before; bucket i begins at 2^i hours."""
+    num_buckets: int = 8
+    """Most buckets of each number (watch ratio, price, age …), of equal mass; below 2: numbers have no tokens."""
     template: tuple[Segment, ...] = ("history", "user", "context")
     """Segments of a prompt, in order; `history` must be there, the others may be left out."""
     max_history: int = 50
@@ -91,6 +107,8 @@ class Vocabulary:
     size: number of tokens, V. reserved_base: first reserved id; every id from it on is reserved.
     control: control token → id. gap_base, sid_base: first id of gaps and SIDs. gap_edges: hours at which each gap
     bucket begins. base_special: special ids that the extended tokenizer had already. shape: of a prompt.
+    numbers: name → its buckets (events: watch_ratio, watch_time_s, rating, price, quantity; items: item_price,
+    item_age_days, duration_s), those that were learned.
     """
 
     folder: Path
@@ -104,6 +122,7 @@ class Vocabulary:
     sid_base: int
     base_special: frozenset[int]
     shape: PromptShape
+    numbers: Mapping[str, Numbers] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: Path) -> "Vocabulary":
@@ -127,6 +146,10 @@ class Vocabulary:
                     profile_columns=tuple(raw["profile_columns"]),
                     max_profile_tokens=raw["max_profile_tokens"],
                 ),
+                numbers={
+                    name: Numbers(about["first_id"], tuple(about["edges"]))
+                    for name, about in raw.get("numbers", {}).items()  # older ones have none
+                },
             )
         except (KeyError, TypeError) as error:
             raise CorruptArtifactError(
@@ -154,6 +177,17 @@ class Vocabulary:
         encoder.no_padding()
         encoder.no_truncation()
         return encoder
+
+    @cached_property
+    def text_rows(self) -> np.ndarray:
+        """Rows of the extended model's embeddings that the text tokens start from, (reserved_base,) int64."""
+        path = self.folder / "text_rows.npz"
+        if not path.is_file():
+            return np.arange(self.reserved_base)
+        rows = load_arrays(path)["rows"]
+        if rows.shape != (self.reserved_base,):
+            raise CorruptArtifactError(f"{path}: {len(rows)} rows for {self.reserved_base} text tokens; run again")
+        return rows
 
     @property
     def reserved(self) -> range:
@@ -194,6 +228,15 @@ class Vocabulary:
         bucket = np.searchsorted(np.asarray(self.gap_edges), hours, side="right") - 1
         return self.gap_base + np.maximum(bucket, 0)
 
+    def number_tokens(self, name: str, values: np.ndarray) -> np.ndarray:
+        """Token ids of the buckets of a number. values: (n,) float. Returns (n,) int64.
+
+        -1 where the value is NaN, or everywhere if this vocabulary has no such number.
+        """
+        if name not in self.numbers:
+            return np.full(len(values), -1, dtype=np.int64)
+        return self.numbers[name].tokens(values)
+
     def sid_token_ids(self, codes: np.ndarray) -> np.ndarray:
         """Token ids of SIDs. codes: (N, L) integers. Returns (N, L) int64."""
         return self.space.token_ids(codes, self.sid_base)
@@ -212,7 +255,7 @@ def profile_text(profile: Mapping[str, str | None], columns: Sequence[str]) -> s
     return ", ".join(f"{name} {profile[name]}" for name in columns if profile.get(name))
 
 
-def run(params: VocabularyParams, *, catalog: Path, sids: Path, base: Path | None, out: Path) -> None:
+def run(params: VocabularyParams, *, catalog: Path, histories: Path, sids: Path, base: Path | None, out: Path) -> None:
     """Write the vocabulary; with a base release, adopt its own. See the module's docstring."""
     if base is not None:
         copy_payload(base / "vocabulary", out)
@@ -220,24 +263,26 @@ def run(params: VocabularyParams, *, catalog: Path, sids: Path, base: Path | Non
     _check(params)
     space, known = SidTable.load(sids).space, Catalog.load(catalog)
     columns = _profile_columns(known, params.max_profile_values)
-    if params.text_model is None:
-        tokenizer = _train_tokenizer(_catalogue_texts(known, columns), params.text_tokens)
-    else:
-        tokenizer = _load_tokenizer(params.text_model)
-    base_special = sorted(set(tokenizer.all_special_ids)) if params.text_model is not None else []
+    tokenizer, text_rows = _text_tokenizer(params, known, columns)
+    base_special = sorted(tokenizer.added_tokens_decoder)
+    edges = learn_edges(read_histories(histories), known, params.num_buckets)
     gaps = [f"<gap_{i}>" for i in range(params.num_gaps)]
+    buckets = [f"<{name}_{i}>" for name, found in edges.items() for i in range(len(found) + 1)]
     present = tokenizer.get_vocab()
     control = [token for token in CONTROL if token not in present]  # a base that has <bos> has taught it already
-    if clash := sorted(present.keys() & {*gaps, *space.tokens()}):
+    if clash := sorted(present.keys() & {*gaps, *buckets, *space.tokens()}):
         raise InputError(f"text_model {params.text_model}: its vocabulary already holds {clash[0]!r}; choose another")
     reserved_base = len(tokenizer)
-    _add_special(tokenizer, [*control, *gaps, *space.tokens()])
+    add_special(tokenizer, [*control, *gaps, *buckets, *space.tokens()])
     gap_base = reserved_base + len(control)
-    sid_base = gap_base + len(gaps)
+    first_ids = np.cumsum([gap_base + len(gaps), *(len(found) + 1 for found in edges.values())]).tolist()
+    sid_base = first_ids.pop()
     assert tokenizer.convert_tokens_to_ids(space.token(0, 0)) == sid_base
     if params.text_model is None:
         tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token = "<bos>", "<eos>", "<pad>"
     tokenizer.save_pretrained(out / "tokenizer")
+    if text_rows is not None:
+        save_arrays(out / "text_rows.npz", rows=text_rows)
     write_json(
         out / "vocabulary.json",
         {
@@ -247,6 +292,10 @@ def run(params: VocabularyParams, *, catalog: Path, sids: Path, base: Path | Non
             "control": {token: tokenizer.convert_tokens_to_ids(token) for token in CONTROL},
             "gap_base": gap_base,
             "gap_edges_hours": [float(2**i) for i in range(params.num_gaps)],
+            "numbers": {
+                name: {"first_id": first, "edges": list(found)}
+                for first, (name, found) in zip(first_ids, edges.items(), strict=True)
+            },
             "sid_base": sid_base,
             "sizes": list(space.sizes),
             "base_special": base_special,
@@ -256,7 +305,36 @@ def run(params: VocabularyParams, *, catalog: Path, sids: Path, base: Path | Non
             "max_profile_tokens": params.max_profile_tokens,
         },
     )
-    say(f"vocabulary: {reserved_base} text tokens, {len(tokenizer) - reserved_base} reserved ({space.num_tokens} SID)")
+    say(
+        f"vocabulary: {reserved_base} text tokens, {len(tokenizer) - reserved_base} reserved ({space.num_tokens} SID, "
+        f"{len(buckets)} of numbers: {', '.join(edges) or 'none'})"
+    )
+
+
+def _text_tokenizer(
+    params: VocabularyParams, catalog: Catalog, profile_columns: Sequence[str]
+) -> tuple[Any, np.ndarray | None]:
+    """The tokenizer of text, and the ids that its tokens had in a pre-trained one that was trimmed."""
+    if params.text_model is None:
+        return train_tokenizer(_catalogue_texts(catalog, profile_columns), params.text_tokens), None
+    tokenizer = load_tokenizer(params.text_model)
+    if not params.trim_text:
+        return tokenizer, None
+    phrases = [part for phrase in PHRASES.values() for part in phrase]  # as they are written, spaces at their ends too
+    texts = [*_catalogue_texts(catalog, profile_columns), *phrases, *_general_texts(params.general_text)]
+    trimmed, rows = trim_tokenizer(tokenizer, texts)
+    say(f"vocabulary: {len(rows)} of {len(tokenizer)} text tokens are needed")
+    return trimmed, rows
+
+
+def _general_texts(path: Path | None) -> list[str]:
+    if path is None:
+        return []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"vocabulary.general_text {path}: no readable UTF-8 text ({error}); mend it or null") from None
+    return [text for line in lines if (text := clean_text(line, 4096))]
 
 
 def _check(params: VocabularyParams) -> None:
@@ -267,6 +345,8 @@ def _check(params: VocabularyParams) -> None:
         )
     if params.text_model is None and params.text_tokens < 256:
         raise InputError(f"vocabulary.text_tokens is {params.text_tokens}; a byte-level tokenizer needs 256 or more")
+    if params.text_model is None and params.trim_text:
+        raise InputError("vocabulary.trim_text is true without a text_model; name one, or set it to false")
     if params.num_gaps < 1 or params.max_history < 1:
         raise InputError(
             f"vocabulary: num_gaps {params.num_gaps} and max_history {params.max_history} must be at least 1"
@@ -291,49 +371,6 @@ def _catalogue_texts(catalog: Catalog, profile_columns: Sequence[str]) -> list[s
 def read_profiles(catalog: Catalog) -> dict[str, dict[str, str | None]]:
     """Profile features of every user that has any: user id → column → value."""
     return {row.pop("user_id"): row for row in catalog.users.to_pylist()}
-
-
-def _train_tokenizer(texts: Sequence[str], text_tokens: int) -> "PreTrainedTokenizerFast":
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=text_tokens,
-        min_frequency=2,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False)
-
-
-def _load_tokenizer(text_model: str) -> Any:
-    from transformers import AutoTokenizer
-
-    from models.language import pretrained_source
-
-    source = pretrained_source(text_model)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source.name, trust_remote_code=False, **source.options)
-    except (OSError, ValueError) as error:
-        raise InputError(f"vocabulary.text_model {text_model}: {' '.join(str(error).split())[:300]}") from None
-    if not tokenizer.is_fast:
-        raise InputError(
-            f"vocabulary.text_model {text_model}: it has no fast tokenizer (tokenizer.json); choose another"
-        )
-    return tokenizer
-
-
-def _add_special(tokenizer: Any, tokens: Sequence[str]) -> None:
-    """Register tokens as special ones, at the end, in this order."""
-    from tokenizers import AddedToken
-
-    first = len(tokenizer)
-    tokenizer.add_tokens([AddedToken(t, special=True, normalized=False) for t in tokens], special_tokens=True)
-    assert tokenizer.convert_tokens_to_ids(list(tokens)) == list(range(first, first + len(tokens)))
 
 
 if __name__ == "__main__":

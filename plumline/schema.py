@@ -86,11 +86,21 @@ HISTORIES = Contract(
             "item_ids": pa.list_(pa.string()),
             "timestamps": pa.list_(pa.int64()),
             "rewards": pa.list_(pa.float32()),
+            "watch_ratio": pa.list_(pa.float32()),
+            "watch_time_s": pa.list_(pa.float32()),
+            "rating": pa.list_(pa.float32()),
+            "price": pa.list_(pa.float32()),
+            "quantity": pa.list_(pa.float32()),
         }
     ),
     required=("user_id", "item_ids", "timestamps", "rewards"),
 )
-"""One row a user, oldest event first, ties by event_id; equally long lists; `timestamps` are epoch milliseconds."""
+"""One row a user, oldest event first, ties by event_id; equally long lists; `timestamps` are epoch milliseconds.
+
+The numbers are those of EVENTS; null in a list: not known there; null instead of a list: not known of that user."""
+
+NUMBERS = tuple(field.name for field in EVENTS.schema if pa.types.is_floating(field.type))
+"""Numeric columns of events, which histories carry as lists of the same names."""
 
 QUERIES = Contract(
     name="queries",

@@ -19,7 +19,7 @@ from features.landing import land
 from features.synthetic import make_world
 from plumline.artifact import read_json
 from plumline.errors import InputError, RefusedError
-from plumline.schema import EVENTS, HISTORIES, ITEMS, PAIRS, QUERIES
+from plumline.schema import EVENTS, HISTORIES, ITEMS, NUMBERS, PAIRS, QUERIES
 
 AS_OF = date(2024, 1, 7)
 NOW = datetime(2024, 3, 1, tzinfo=UTC)
@@ -86,6 +86,8 @@ def test_by_hand(hand_home: Path, tmp_path: Path) -> None:
         "item_ids": ["a", "b", "b", "c"],
         "timestamps": [millis("2024-01-01 10:00:00.001")] * 2 + [millis("2024-01-06"), millis("2024-01-07 23:59:59")],
         "rewards": [10.0, 4.0, 1.0, 6.0],
+        **dict.fromkeys(("watch_ratio", "watch_time_s", "rating", "price"), [None] * 4),
+        "quantity": [5.0, 2.0, None, 3.0],  # of two lines the larger one
     }
     assert read_pairs(out).to_pylist() == [{"item_a": "a", "item_b": "b", "count": 2}]  # c is not in the catalogue
     queries = [(q["user_id"], q["day"].day, q["item_ids"], q["relevant"]) for q in read_queries(out).to_pylist()]
@@ -113,8 +115,10 @@ def test_the_fast_path_equals_the_plain_one(world_home: Path, tmp_path: Path, pa
     out = run(world_home, tmp_path / "out", **params)
     steps: dict[str, list[tuple[datetime, str, str]]] = defaultdict(list)
     through = AS_OF + timedelta(days=chosen.eval_days)
+    numbers: dict[str, dict[str, float | None]] = {}
     for row in EventSnapshot.load(world_home / "events").read(through=through).to_pylist():
         steps[row["user_id"]].append((row["timestamp"], row["event_id"], row["item_id"]))
+        numbers[row["event_id"]] = {name: row[name] for name in NUMBERS}
     known = Catalog.load(world_home / "catalog")
     live = set(known.live_ids())
     assert len(live) < len(known.item_ids)
@@ -127,7 +131,8 @@ def test_the_fast_path_equals_the_plain_one(world_home: Path, tmp_path: Path, pa
         if past:
             newest = past[-chosen.max_events :]
             times = [(step[0] - EPOCH) // timedelta(milliseconds=1) for step in newest]
-            expected.append((user, [step[2] for step in newest], times, [1.0] * len(newest)))
+            known_numbers = [[numbers[step[1]][name] for step in newest] for name in NUMBERS]
+            expected.append((user, [step[2] for step in newest], times, [1.0] * len(newest), *known_numbers))
         names = [step[2] for step in past if step[2] in known.position]
         for n, name in enumerate(names):
             for other in names[n + 1 : n + 1 + chosen.pair_window]:
@@ -141,7 +146,12 @@ def test_the_fast_path_equals_the_plain_one(world_home: Path, tmp_path: Path, pa
 
     got = read_histories(out)
     assert got.schema.equals(HISTORIES.schema)
-    assert [tuple(row.values()) for row in got.to_pylist()] == expected
+    floats = pa.table({name: got.column(name).cast(pa.list_(pa.float64())) for name in NUMBERS}).to_pydict()
+    assert any(value is not None for row in floats["watch_time_s"] for value in row)
+    for row, wanted, *lists in zip(got.to_pylist(), expected, *floats.values(), strict=True):
+        assert tuple(row.values())[:4] == wanted[:4]
+        for values, right in zip(lists, wanted[4:], strict=True):
+            assert values == [None if v is None else pytest.approx(v, rel=1e-6) for v in right]
     assert read_pairs(out).schema.equals(PAIRS.schema)
     assert [tuple(row.values()) for row in read_pairs(out).to_pylist()] == sorted(
         (a, b, count) for (a, b), count in pairs.items() if count >= chosen.min_pair_count

@@ -25,6 +25,7 @@ class World:
     sft: Path
     index: Path
     histories: Path
+    quantizer: Path
     item_ids: list[str]
     retired: frozenset[str]
     as_of: datetime.date
@@ -41,6 +42,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     from models.index import IndexParams
     from models.index import run as run_index
     from models.language import LanguageParams, build_language_model, save_language_model
+    from models.quantizer import Quantizer
     from models.sid_table import SidTable
     from models.vocabulary import Vocabulary, VocabularyParams
     from models.vocabulary import run as run_vocabulary
@@ -61,23 +63,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     write_parquet(folder / "catalog" / "users.parquet", profiles)
 
     space = SidSpace((4, 3, 3))
-    for name in ("sids", "sft", "vocabulary", "index", "histories"):
+    for name in ("sids", "sft", "vocabulary", "index", "histories", "quantizer"):
         (folder / name).mkdir()
     codes = generator.integers(0, space.sizes, (len(ids), 3)).astype(np.int32)
     codes[[5, 6, 7]] = codes[4]  # items behind one leaf
     SidTable(space, False, ids, codes).save(folder / "sids")
-    run_vocabulary(
-        VocabularyParams(text_tokens=300, max_history=10),
-        catalog=folder / "catalog",
-        sids=folder / "sids",
-        base=None,
-        out=folder / "vocabulary",
-    )
     run_index(IndexParams(), catalog=folder / "catalog", sids=folder / "sids", out=folder / "index")
-    params = LanguageParams(hidden=16, layers=2, heads=2, kv_heads=1, intermediate=32, max_positions=256, init_std=0.4)
-    model = build_language_model(params, Vocabulary.load(folder / "vocabulary"), seed=3)
-    save_language_model(model, folder / "sft" / "weights")
-
+    codebooks = np.random.default_rng(6).standard_normal((10, 5)).astype(np.float32)
+    weights = {f"codebooks.{level}": block for level, block in enumerate(np.split(codebooks, [4, 7]))}
+    Quantizer("rq_kmeans", {"text": 5}, (4, 3, 3), {}, weights).save(folder / "quantizer")
     start = int(datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC).timestamp() * 1000)
     lists = [generator.choice(ids, length).tolist() for length in (9, 6, 2, 1, 14, 3, 8, 5)]
     times = [[start + DAY_MS * place for place in range(len(items))] for items in lists]
@@ -95,6 +89,18 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
             HISTORIES,
         ),
     )
+    run_vocabulary(
+        VocabularyParams(text_tokens=300, max_history=10),
+        catalog=folder / "catalog",
+        histories=folder / "histories",
+        sids=folder / "sids",
+        base=None,
+        out=folder / "vocabulary",
+    )
+    params = LanguageParams(hidden=16, layers=2, heads=2, kv_heads=1, intermediate=32, max_positions=256, init_std=0.4)
+    model = build_language_model(params, Vocabulary.load(folder / "vocabulary"), seed=3)
+    save_language_model(model, folder / "sft" / "weights")
+
     live = [item for item in ids if item not in retired]
     asked = [(user, day) for user in range(8) for day in (1, 2, 3) if (user + day) % 2]
     asked.append((8, 2))  # a user nobody has seen
@@ -118,7 +124,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     )
     write_json(folder / "histories" / "stats.json", {"as_of": as_of.isoformat()})
     return World(
-        **{name: folder / name for name in ("catalog", "sids", "vocabulary", "sft", "index", "histories")},
+        **{name: folder / name for name in ("catalog", "sids", "vocabulary", "sft", "index", "histories", "quantizer")},
         item_ids=ids,
         retired=retired,
         as_of=as_of,

@@ -58,8 +58,6 @@ def make_place(folder: Path, num_users: int = 40, longest: int = 60, **vocabular
         (folder / name).mkdir(parents=True)
     codes = rng.integers(0, SPACE.sizes, (29, 3)).astype(np.int32)
     SidTable(SPACE, False, ids[:29], codes).save(folder / "sids")  # i29 has no SID
-    told = VocabularyParams(**{"text_tokens": 300, "max_history": 12, **vocabulary})
-    run_vocabulary(told, catalog=folder / "catalog", sids=folder / "sids", base=None, out=folder / "vocabulary")
     histories = {}
     for number, user in enumerate(users):
         count = int(rng.integers(1, longest)) if number else longest
@@ -69,6 +67,9 @@ def make_place(folder: Path, num_users: int = 40, longest: int = 60, **vocabular
         moments = np.sort(day * MS_PER_DAY + rng.integers(0, MS_PER_DAY // MS_PER_HOUR, count) * MS_PER_HOUR // 2)
         histories[user] = list(zip(rng.choice(ids, count).tolist(), moments.tolist(), strict=True))
     write_histories(folder / "histories", histories)
+    told = VocabularyParams(**{"text_tokens": 300, "max_history": 12, **vocabulary})
+    inputs = {name: folder / name for name in ("catalog", "histories", "sids")}
+    run_vocabulary(told, **inputs, base=None, out=folder / "vocabulary")
     return Place(folder, histories)
 
 

@@ -44,7 +44,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 def test_files_left(world: Any, corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    run(PARAMS, corpus=corpus, vocabulary=world.vocabulary, base=None, seed=1, out=out)
+    run(PARAMS, corpus=corpus, vocabulary=world.vocabulary, quantizer=world.quantizer, base=None, seed=1, out=out)
     names = {
         "loss.json",
         "metrics.json",
@@ -64,13 +64,15 @@ def test_files_left(world: Any, corpus: Path, tmp_path: Path) -> None:
 def test_rows_too_short_for_the_corpus_are_refused(world: Any, corpus: Path, tmp_path: Path) -> None:
     params = PARAMS.model_copy(update={"loop": LoopParams(row_tokens=8)})
     with pytest.raises(InputError, match="row_tokens"):
-        run(params, corpus=corpus, vocabulary=world.vocabulary, base=None, seed=1, out=tmp_path / "out")
+        out = tmp_path / "out"
+        run(params, corpus=corpus, vocabulary=world.vocabulary, quantizer=world.quantizer, base=None, seed=1, out=out)
 
 
 def start_stage(world: Any, corpus: Path, out: Path, base: str = "", **environment: str) -> subprocess.CompletedProcess:
     recipe = Path("recipe.yaml")
     recipe.write_text(yaml.safe_dump({"cpt": PARAMS.model_dump(mode="json")}))
-    told = ["--params", recipe, "--corpus", corpus, "--vocabulary", world.vocabulary, f"--base={base}", "--seed", "1"]
+    told = ["--params", recipe, "--corpus", corpus, "--vocabulary", world.vocabulary, "--quantizer", world.quantizer]
+    told += [f"--base={base}", "--seed", "1"]
     command = [sys.executable, "-m", "models.cpt", *map(str, told), "--out", str(out)]
     settings = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
@@ -95,7 +97,7 @@ def test_base_is_adopted_without_torch(tmp_path: Path) -> None:
         path.write_text(name)
     code = (
         "import sys; from pathlib import Path; from models.cpt import CptParams, run; here = Path('.'); "
-        "run(CptParams(), corpus=here, vocabulary=here, base=Path('base'), seed=1, out=Path('out')); "
+        "run(CptParams(), corpus=here, vocabulary=here, quantizer=here, base=Path('base'), seed=1, out=Path('out')); "
         "assert not {'torch', 'transformers', 'accelerate'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)

@@ -11,13 +11,12 @@ from models.language import (
     build_language_model,
     check_vocabulary,
     load_language_model,
-    pretrained_source,
     save_language_model,
     use_threads,
 )
 from models.vocabulary import Vocabulary, VocabularyParams
 from models.vocabulary import run as run_vocabulary
-from plumline.artifact import list_files, sha256_file, write_json
+from plumline.artifact import list_files, sha256_file
 from plumline.errors import CorruptArtifactError, InputError, MissingArtifactError, MixedReleaseError
 
 SMALL: dict[str, Any] = {"hidden": 16, "layers": 2, "heads": 2, "kv_heads": 1, "intermediate": 24}
@@ -64,32 +63,110 @@ def test_embeddings_may_start_wider(words: Vocabulary) -> None:
     assert float(model.model.layers[0].mlp.up_proj.weight.detach().std()) == pytest.approx(0.02, rel=0.2)
 
 
-def test_pretrained_is_extended(world: Any, tmp_path: Path) -> None:
-    """A folder with model and tokenizer; its text rows stay, SIDs get rows of their own, all different."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
+@pytest.mark.parametrize("start", ["codebook", "mean", "noise"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_where_the_rows_of_a_model_from_scratch_start(world: Any, words: Vocabulary, start: str, tied: bool) -> None:
+    told = LanguageParams(**SMALL, tied=tied, embedding_std=0.5, sid_init=start)  # type: ignore[arg-type]
+    model = build_language_model(told, words, 1, world.quantizer)
+    again = build_language_model(told, words, 1, world.quantizer)
+    plain = build_language_model(LanguageParams(**SMALL, tied=tied, embedding_std=0.5), words, 1)
+    embedding = model.get_input_embeddings().weight.detach()
+    assert torch.equal(embedding, again.get_input_embeddings().weight)
+    assert torch.equal(embedding[: words.reserved_base], plain.get_input_embeddings().weight[: words.reserved_base])
+    spread = float(embedding[words.sid_base :].std())
+    assert spread == pytest.approx({"codebook": 0.5, "mean": 0.05, "noise": 0.5}[start], rel=0.2)
+    head = model.get_output_embeddings().weight.detach()[words.sid_base :]
+    if start != "noise":
+        assert float(head.std()) == pytest.approx(spread if tied else spread * 0.02 / 0.5, rel=0.2)
+    assert len(torch.unique(embedding[words.reserved_base :], dim=0)) == len(words.reserved)
+
+
+def make_foreign(folder: Path, tied: bool = True, layers: int = 3) -> Any:
+    """A folder with model and tokenizer as others publish them: 300 rows for 274 tokens, padded, as many are."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-    alphabet = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    backend = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
+    backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    foreign = tmp_path / "foreign"
-    PreTrainedTokenizerFast(tokenizer_object=backend).save_pretrained(foreign)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=290, initial_alphabet=alphabet, show_progress=False)
+    backend.train_from_iterator(["a thing of things", "another thing, other than that"] * 3, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", pad_token="</s>")
+    tokenizer.save_pretrained(folder)
     config = AutoConfig.for_model(
-        "llama", vocab_size=300, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24
-    )  # 300 rows for 256 tokens: padded, as many are
-    before = AutoModelForCausalLM.from_config(config)
-    save_language_model(before, foreign)
+        "qwen3",
+        vocab_size=300,
+        hidden_size=16,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        intermediate_size=24,
+        tie_word_embeddings=tied,
+        pad_token_id=258,
+        eos_token_id=258,
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        model.get_input_embeddings().weight += 0.5  # as of trained ones, their mean is not zero
+    save_language_model(model, folder)
+    return model
 
-    (tmp_path / "vocabulary").mkdir()
-    told = VocabularyParams(text_model=str(foreign))
-    run_vocabulary(told, catalog=world.catalog, sids=world.sids, base=None, out=tmp_path / "vocabulary")
-    words = Vocabulary.load(tmp_path / "vocabulary")
-    assert words.reserved_base == 256
-    model = build_language_model(LanguageParams(pretrained=str(foreign)), words, seed=1)
-    rows = model.get_input_embeddings().weight
-    assert len(rows) == words.size
-    assert torch.equal(rows[:256], before.get_input_embeddings().weight[:256])
-    assert len(torch.unique(rows[words.sid_base :], dim=0)) == words.space.num_tokens
+
+def make_words(world: Any, out: Path, **params: Any) -> Vocabulary:
+    out.mkdir()
+    inputs = {name: getattr(world, name) for name in ("catalog", "histories", "sids")}
+    run_vocabulary(VocabularyParams(**params), **inputs, base=None, out=out)
+    return Vocabulary.load(out)
+
+
+@pytest.mark.parametrize("start", ["codebook", "mean", "noise"])
+@pytest.mark.parametrize(("tied", "trim"), [(True, False), (False, True)])
+def test_pretrained_is_extended(world: Any, tmp_path: Path, start: str, tied: bool, trim: bool) -> None:
+    """Its text rows stay, those that are needed; reserved tokens get rows of their own, all different."""
+    before = make_foreign(tmp_path / "foreign", tied)
+    words = make_words(world, tmp_path / "words", text_model=str(tmp_path / "foreign"), trim_text=trim)
+    assert (257 < words.reserved_base < 274) if trim else words.reserved_base == 274
+    told = LanguageParams(pretrained=str(tmp_path / "foreign"), sid_init=start)  # type: ignore[arg-type]
+    model = build_language_model(told, words, 1, world.quantizer)
+    text = torch.from_numpy(words.text_rows)
+    for name in ("get_input_embeddings", "get_output_embeddings"):
+        rows, old = getattr(model, name)().weight.detach(), getattr(before, name)().weight.detach()
+        assert len(rows) == words.size
+        assert torch.equal(rows[: words.reserved_base], old[text])
+        new = rows[words.reserved_base :]
+        assert len(torch.unique(new, dim=0)) == len(new)
+        mean = 0.0 if start == "noise" else float(old[text].mean())
+        assert float(new.mean()) == pytest.approx(mean, abs=0.01)
+        spread = float((old[text] - old[text].mean(0)).square().mean().sqrt())
+        about = rows[words.sid_base :] - (old[text].mean(0) if start != "noise" else 0.0)
+        assert float(about.std()) == pytest.approx(0.1 * spread if start == "mean" else spread, rel=0.2)
+    assert model.config.tie_word_embeddings == tied
+    assert model.config.pad_token_id == model.get_input_embeddings().padding_idx == words.control["<pad>"]
+    save_language_model(model, tmp_path / "weights")
+    again = load_language_model(tmp_path / "weights")
+    assert torch.equal(logits(model.eval(), words), logits(again, words))
+
+
+def test_the_first_layers_of_a_pretrained_model(world: Any, tmp_path: Path) -> None:
+    before = make_foreign(tmp_path / "foreign")
+    words = make_words(world, tmp_path / "words", text_model=str(tmp_path / "foreign"))
+    told = LanguageParams(pretrained=str(tmp_path / "foreign"), pretrained_layers=2)
+    model = build_language_model(told, words, 1)
+    assert model.config.num_hidden_layers == len(model.model.layers) == len(model.config.layer_types) == 2
+    for name, weight in model.model.layers.state_dict().items():
+        assert torch.equal(weight, before.model.layers.state_dict()[name])
+    with pytest.raises(InputError, match="has 3"):
+        build_language_model(told.model_copy(update={"pretrained_layers": 4}), words, 1)
+
+
+def test_a_quantizer_of_other_levels_is_refused(words: Vocabulary, tmp_path: Path) -> None:
+    from models.quantizer import Quantizer
+
+    Quantizer("rq_kmeans", {"text": 5}, (4, 2), {}, {}).save(tmp_path)
+    with pytest.raises(MixedReleaseError, match="one run"):
+        build_language_model(LanguageParams(**SMALL), words, 1, tmp_path)
 
 
 def test_pretrained_must_be_the_text_model(words: Vocabulary) -> None:
@@ -101,16 +178,6 @@ def test_pretrained_must_be_the_text_model(words: Vocabulary) -> None:
 def test_sizes_that_do_not_divide_are_refused(words: Vocabulary, sizes: dict[str, int]) -> None:
     with pytest.raises(InputError, match="heads"):
         build_language_model(LanguageParams(**{**SMALL, **sizes}), words, seed=1)
-
-
-def test_pretrained_source(tmp_path: Path) -> None:
-    assert pretrained_source("owner/name").options == {}
-    with pytest.raises(InputError, match=r"\.gguf"):
-        pretrained_source(str(tmp_path))
-    (tmp_path / "model.Q4.gguf").touch()
-    assert pretrained_source(str(tmp_path)).options["gguf_file"] == "model.Q4.gguf"
-    write_json(tmp_path / "config.json", {})
-    assert "gguf_file" not in pretrained_source(str(tmp_path)).options
 
 
 def test_bad_weights_are_refused(words: Vocabulary, tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ def inputs(world: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
         run_corpus(corpus, **tables, as_of=world.as_of, seed=1, out=scratch)
     with artifact.writing(folder / "cpt", stage="cpt", key="k") as scratch:
         told = CptParams(steps=0, model=MODEL, loop=LOOP)
-        run_cpt(told, corpus=folder / "corpus", vocabulary=world.vocabulary, base=None, seed=1, out=scratch)
+        read = {"corpus": folder / "corpus", "vocabulary": world.vocabulary, "quantizer": world.quantizer}
+        run_cpt(told, **read, base=None, seed=1, out=scratch)
     return {"corpus": folder / "corpus", "vocabulary": world.vocabulary, "cpt": folder / "cpt"}
 
 

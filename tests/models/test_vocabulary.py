@@ -15,7 +15,7 @@ from models.sid_table import SidTable
 from models.vocabulary import CONTROL, Vocabulary, VocabularyParams, clean_text, profile_text, run
 from plumline.artifact import MANIFEST, list_files, read_json, sha256_file, write_json
 from plumline.errors import CorruptArtifactError, InputError
-from plumline.schema import ITEMS, conform
+from plumline.schema import HISTORIES, ITEMS, conform
 from plumline.sid import SidSpace
 from plumline.tables import write_parquet
 
@@ -25,11 +25,26 @@ TITLES = ["RED WOOLLY HOTTIE WHITE HEART", "café à la carte ♥", "Pink <b>bol
 
 def write_inputs(folder: Path) -> None:
     items = pa.table(
-        {"item_id": ["a", "b", "c", "d"], "title": TITLES, "topics": [["tea", "heart"], None, [], ["box"]]}
+        {
+            "item_id": ["a", "b", "c", "d"],
+            "title": TITLES,
+            "topics": [["tea", "heart"], None, [], ["box"]],
+            "price": [2.5, 0.5, None, 9.5],
+        }
     )
-    write_parquet(folder / "catalog" / "items.parquet", conform(items, ITEMS))
+    items = conform(items, ITEMS).append_column("first_seen_day", pa.array([0, 10, None, 4], pa.date32()))
+    write_parquet(folder / "catalog" / "items.parquet", items)
     users = {"user_id": ["u", "v", "w"], "country": ["France", "Mali", None], "joined": ["1", "2", "3"]}
     write_parquet(folder / "catalog" / "users.parquet", pa.table(users))
+    histories = {
+        "user_id": ["u", "v"],
+        "item_ids": [["a", "b", "a"], ["c", "d"]],
+        "timestamps": [[0, 1, 2], [3, 10 * 86_400_000]],
+        "rewards": [[1.0] * 3, [1.0] * 2],
+        "rating": [[1.0, 5.0, 5.0], [3.0, None]],
+        "quantity": [[2.0] * 3, [2.0] * 2],  # always the same: nothing to tell
+    }
+    write_parquet(folder / "histories" / "histories.parquet", conform(pa.table(histories), HISTORIES))
     (folder / "sids").mkdir(parents=True, exist_ok=True)
     codes = np.array([[0, 0, 0], [1, 2, 1], [5, 3, 2], [1, 2, 2]], dtype=np.int32)
     SidTable(SPACE, False, ["a", "b", "c", "d"], codes).save(folder / "sids")
@@ -39,7 +54,8 @@ def make(folder: Path, out: str = "vocabulary", **params: object) -> Vocabulary:
     write_inputs(folder)
     (folder / out).mkdir()
     told = VocabularyParams(**{"text_tokens": 300, "max_profile_values": 2, **params})  # type: ignore[arg-type]
-    run(told, catalog=folder / "catalog", sids=folder / "sids", base=None, out=folder / out)
+    inputs = {name: folder / name for name in ("catalog", "histories", "sids")}
+    run(told, **inputs, base=None, out=folder / out)
     return Vocabulary.load(folder / out)
 
 
@@ -51,7 +67,8 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
 def test_reserved_tokens_are_one_block_in_the_order_of_their_ids(words: Vocabulary) -> None:
     tokenizer = words.tokenizer
     assert len(tokenizer) == words.size == words.sid_base + SPACE.num_tokens
-    block = [*CONTROL, *(f"<gap_{i}>" for i in range(12)), *SPACE.tokens()]
+    numbers = [f"<{name}_{i}>" for name in ("rating", "item_price", "item_age_days") for i in range(3)]
+    block = [*CONTROL, *(f"<gap_{i}>" for i in range(12)), *numbers, *SPACE.tokens()]
     assert tokenizer.convert_ids_to_tokens(list(words.reserved)) == block
     assert tokenizer.convert_tokens_to_ids(block) == list(words.reserved)
     assert set(block) <= set(tokenizer.all_special_tokens) | {
@@ -72,7 +89,38 @@ def test_gap_buckets_double(words: Vocabulary) -> None:
     hours = [0.0, 1.0, 1.9, 2.0, 24.0, 31.9, 32.0, 1e9]
     assert [words.gap_token(h) - words.gap_base for h in hours] == [0, 0, 0, 1, 4, 4, 5, 11]
     assert words.gap_tokens(np.array(hours)).tolist() == [words.gap_token(h) for h in hours]
-    assert words.gap_base + 12 == words.sid_base
+    assert words.gap_base + 12 + 9 == words.sid_base
+
+
+def test_numbers_become_the_tokens_of_their_buckets(words: Vocabulary) -> None:
+    assert {name: about.edges for name, about in words.numbers.items()} == {
+        "rating": (3.0, 5.0),
+        "item_price": (2.5, 9.5),
+        "item_age_days": (6.0, 10.0),  # on day 10, that of the last event
+    }
+    ids = words.number_tokens("item_price", np.array([0.0, 2.5, 9.4, 1e39, np.nan, -np.inf]))
+    assert ids.dtype == np.int64
+    names = words.tokenizer.convert_ids_to_tokens(ids[ids >= 0].tolist())
+    assert names == [f"<item_price_{i}>" for i in (0, 1, 1, 2, 0)]
+    assert ids[4] == -1
+    assert words.number_tokens("quantity", np.array([2.0, np.nan])).tolist() == [-1, -1]
+    assert words.number_tokens("rating", np.zeros(0)).shape == (0,)
+
+
+def test_numbers_may_be_left_out(tmp_path: Path) -> None:
+    plain = make(tmp_path, num_buckets=0)
+    assert plain.numbers == {}
+    assert plain.gap_base + 12 == plain.sid_base
+
+
+def test_a_vocabulary_of_before_numbers_is_read(tmp_path: Path, words: Vocabulary) -> None:
+    raw = read_json(words.folder / "vocabulary.json")
+    del raw["numbers"]
+    write_json(tmp_path / "vocabulary.json", raw)
+    old = Vocabulary.load(tmp_path)
+    assert old.numbers == {}
+    assert old.number_tokens("rating", np.array([1.0])).tolist() == [-1]
+    assert old.text_rows.tolist() == list(range(old.reserved_base))
 
 
 def test_text_round_trips(words: Vocabulary) -> None:
@@ -195,7 +243,7 @@ def test_base_is_adopted(tmp_path: Path, words: Vocabulary) -> None:
     out.mkdir()
     write_json(base / "vocabulary" / "vocabulary.json", read_json(words.folder / "vocabulary.json"))
     write_json(base / "vocabulary" / MANIFEST, {})
-    run(VocabularyParams(), catalog=tmp_path, sids=tmp_path, base=base, out=out)
+    run(VocabularyParams(), catalog=tmp_path, histories=tmp_path, sids=tmp_path, base=base, out=out)
     assert [p.name for p in out.iterdir()] == ["vocabulary.json"]
     assert Vocabulary.load(out).size == words.size
 
@@ -237,7 +285,7 @@ def test_a_tokenizer_from_elsewhere_is_extended(tmp_path: Path, words: Vocabular
     extended = make(tmp_path, text_model=str(tmp_path / "foreign"))
     assert extended.reserved_base == 258
     assert extended.control["<bos>"] == foreign.bos_token_id < extended.reserved_base
-    assert extended.size == 258 + 6 + 12 + SPACE.num_tokens
+    assert extended.size == 258 + 6 + 12 + 9 + SPACE.num_tokens
     assert extended.base_special == {foreign.bos_token_id, foreign.eos_token_id}
     for attack in [*ATTACKS, "</s>", "<bos>"]:
         ids = extended.encode_untrusted(attack, 64)

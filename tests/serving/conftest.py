@@ -127,7 +127,7 @@ def write_real_parts(folder: Path, seed: int, num_items: int = 60) -> Path:
     from models import index, vocabulary
     from models.language import LanguageParams, build_language_model, save_language_model
     from models.sid_table import SidTable
-    from plumline.schema import ITEMS
+    from plumline.schema import HISTORIES, ITEMS
     from plumline.sid import SidSpace
     from plumline.tables import write_parquet
 
@@ -153,6 +153,7 @@ def write_real_parts(folder: Path, seed: int, num_items: int = 60) -> Path:
         words = vocabulary.Vocabulary.load(folder / "vocabulary")
         save_language_model(build_language_model(params, words, seed), scratch / "weights")
 
+    write_parquet(folder / "histories" / "histories.parquet", HISTORIES.schema.empty_table())
     dummy = {"seed": seed}
     bodies: dict[str, Callable[[Path], None]] = {
         "catalog": write_catalog,
@@ -162,6 +163,7 @@ def write_real_parts(folder: Path, seed: int, num_items: int = 60) -> Path:
         "vocabulary": lambda scratch: vocabulary.run(
             vocabulary.VocabularyParams(text_tokens=300 + seed, max_history=20),
             catalog=folder / "catalog",
+            histories=folder / "histories",
             sids=folder / "sids",
             base=None,
             out=scratch,
