@@ -46,6 +46,16 @@ class LoopParams(Params):
     """AdamW's two decays."""
     clip_norm: float = Field(default=1.0, gt=0.0)
     """Largest norm of the gradient."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of zeros in the embeddings and in what each attention and feed-forward block adds (models/dropout.py)."""
+    average_decay: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Decay of the moving average of the weights that the model holds in the end; 0 keeps the last weights."""
+    gradient_checkpointing: bool = False
+    """Compute activations again on the way back: about a third more work for much less memory."""
+    compile: bool = False
+    """torch.compile: pays on a GPU; on a CPU it compiles for half a minute and seldom earns that back."""
+    fsdp: bool = False
+    """Shard weights, gradients and optimizer among the GPUs of several processes (FSDP2); refused on a CPU."""
     precision: Literal["no", "bf16"] = "no"
     """`bf16` computes under autocast; on CPUs without bf16 matrix units (AMX) it is slower than `no`."""
     log_every: int = Field(default=20, ge=1)

@@ -5,27 +5,33 @@ of two integers), the packing, the targets, and the sum over targets that makes 
 the accumulation. A run ends after `steps`, never by the clock, so equal seeds give equal weights.
 """
 
+import copy
 import json
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import FullyShardedDataParallelPlugin
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn import functional
 from tqdm import tqdm
 
+from models.average import Average
+from models.dropout import dropout
 from models.examples import Examples
 from models.language import pick_device, use_threads
 from models.packing import Batch, Cursor, LoopParams, Rows
 from plumline.artifact import write_json
 from plumline.crash import crash_point
-from plumline.errors import PlumlineError
+from plumline.errors import InputError, PlumlineError
+from plumline.stage import hash_seed
 
 
 class TargetLoss(nn.Module):
@@ -34,6 +40,7 @@ class TargetLoss(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        self._no_split_modules = getattr(model, "_no_split_modules", None)  # what FSDP may shard as one
 
     def forward(
         self, tokens_BT: Tensor, mask_BTT: Tensor, positions_BT: Tensor, source: Tensor, target: Tensor
@@ -71,26 +78,74 @@ def train(
     finite.
     """
     use_threads()
-    torch.manual_seed(seed)
-    accelerator = Accelerator(cpu=pick_device().type == "cpu", mixed_precision=params.precision)
+    accelerator = _accelerator(params)
+    if params.accumulation % accelerator.num_processes:
+        raise InputError(
+            f"{stage}.loop.accumulation {params.accumulation} is no multiple of the {accelerator.num_processes} "
+            "processes; raise it, or set PLUMLINE_PROCESSES to a divisor"
+        )
     rows = Rows(examples, chosen, params.row_tokens, seed, pad=_pad(model))
-    with _exact(accelerator.device):
-        loop = _Loop(model.train(), rows, params, accelerator, steps, stage)
+    # FSDP takes a model apart for good: it gets a copy, and the model the weights in the end.
+    trained = copy.deepcopy(model) if params.fsdp else model
+    with _exact(accelerator.device), _dressed(trained, params):
+        loop = _Loop(trained, rows, params, accelerator, steps, seed, stage)
         found = loop.run(progress_path)
+        loop.leave(model)
     model.eval()
     return found
 
 
+def _accelerator(params: LoopParams) -> Accelerator:
+    on_cpu = pick_device().type == "cpu"
+    if not params.fsdp:
+        return Accelerator(cpu=on_cpu, mixed_precision=params.precision)
+    if on_cpu:
+        raise InputError("loop.fsdp is true on a CPU, where nothing would be sharded; set it to false")
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
+    return Accelerator(mixed_precision=params.precision, fsdp_plugin=plugin)
+
+
+@contextmanager
+def _dressed(model: Any, params: LoopParams) -> Iterator[None]:
+    """Training mode, and what is put on a model for the time of it."""
+    with ExitStack() as put_on:
+        put_on.enter_context(dropout(model, params.dropout))
+        put_on.callback(model.eval)
+        model.train()
+        if params.gradient_checkpointing:
+            new = hasattr(model, "activation_checkpointing_enable")  # the name in newer ones of transformers 5
+            kind = "activation" if new else "gradient"
+            told = {f"{kind}_checkpointing_kwargs": {"use_reentrant": False}}
+            getattr(model, f"{kind}_checkpointing_enable")(**told)
+            put_on.callback(getattr(model, f"{kind}_checkpointing_disable"))
+        if params.compile:
+            model.base_model.compile(dynamic=True)  # rows differ in width
+            put_on.callback(setattr, model.base_model, "_compiled_call_impl", None)
+        yield
+
+
 class _Loop:
     def __init__(
-        self, model: Any, rows: Rows, params: LoopParams, accelerator: Accelerator, steps: int, stage: str
+        self, model: Any, rows: Rows, params: LoopParams, accelerator: Accelerator, steps: int, seed: int, stage: str
     ) -> None:
         self.params, self.rows, self.steps, self.stage, self.accelerator = params, rows, steps, stage, accelerator
+        self.seed = seed
         self.num_parameters = sum(p.numel() for p in model.parameters())
         optimizer = torch.optim.AdamW(_groups(model, params), lr=params.learning_rate, betas=params.betas, fused=True)
         self.module, self.optimizer = accelerator.prepare(TargetLoss(model), optimizer)
         self.rates = [group["lr"] for group in optimizer.param_groups]
+        self.parameters = dict(model.named_parameters())
+        self.average = Average(self.parameters, params.average_decay) if params.average_decay else None
         self.cursor = Cursor()
+
+    def leave(self, model: Any) -> None:
+        """Give the model what it shall hold after the training."""
+        if self.average is not None:
+            self.average.copy_to(self.parameters)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter is not self.parameters[name]:
+                    parameter.copy_(whole(self.parameters[name]))
 
     def run(self, progress_path: Path) -> dict[str, Any]:
         progress_path.parent.mkdir(parents=True, exist_ok=True)
@@ -142,25 +197,31 @@ class _Loop:
         accelerator, params = self.accelerator, self.params
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * self._rate(step)
-        mine = batches[accelerator.process_index :: accelerator.num_processes]
+        mine = range(accelerator.process_index, len(batches), accelerator.num_processes)
         total = torch.zeros((), device=accelerator.device)
-        for batch in mine:
+        for number in mine:
+            batch = batches[number]
             arrays = (batch.tokens, batch.mask, batch.positions, batch.source, batch.target)
-            # Processes average their gradients; the factor makes that the mean over the targets of all of them.
-            loss = self.module(*(torch.from_numpy(a).to(accelerator.device) for a in arrays)) / max(targets, 1)
-            accelerator.backward(loss * accelerator.num_processes)
+            # Dropout follows from the place, like the data: nothing to remember, the same for any number of processes.
+            torch.manual_seed(hash_seed(self.seed, "pass", step, number))
+            with nullcontext() if number == mine[-1] else accelerator.no_sync(self.module):
+                loss = self.module(*(torch.from_numpy(a).to(accelerator.device) for a in arrays)) / max(targets, 1)
+                # Processes average their gradients; the factor makes that the mean over the targets of all of them.
+                accelerator.backward(loss * accelerator.num_processes)
             total += loss.detach()
-        norm = accelerator.clip_grad_norm_(self.module.parameters(), params.clip_norm)
+        norm = float(whole(accelerator.clip_grad_norm_(self.module.parameters(), params.clip_norm)))
         mean = float(accelerator.reduce(total, "sum"))
-        if not (math.isfinite(mean) and math.isfinite(float(norm))):
+        if not (math.isfinite(mean) and math.isfinite(norm)):
             ids = np.concatenate([batch.example_ids for batch in batches]).tolist()
             raise PlumlineError(
-                f"{self.stage}: loss {mean}, gradient norm {float(norm)} at step {step}, examples "
+                f"{self.stage}: loss {mean}, gradient norm {norm} at step {step}, examples "
                 f"{', '.join(map(str, ids[:16]))}{' …' if len(ids) > 16 else ''}; nothing was written; "
                 "lower learning_rate or look at these examples"
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update(self.parameters, step)
         return mean
 
     def _rate(self, step: int) -> float:
@@ -169,6 +230,11 @@ class _Loop:
         left = self.steps - step + 1
         falling = self.params.cooldown_share * self.steps
         return warm * (min(1.0, left / falling) if falling >= 1.0 else 1.0)
+
+
+def whole(value: Tensor) -> Tensor:
+    """A tensor without its sharding (all processes must call this together)."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def _groups(model: Any, params: LoopParams) -> list[dict[str, Any]]:

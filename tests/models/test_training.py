@@ -296,3 +296,59 @@ def test_bf16_is_close(tmp_path: Path) -> None:
         AcceleratorState._reset_state(reset_partial_state=True)
     assert rounded["final_loss"] == pytest.approx(exact["final_loss"], rel=0.02)
     assert rounded["final_loss"] != exact["final_loss"]
+
+
+# --- options ---
+
+
+def test_dropout_trains_otherwise_but_follows_the_seed(tmp_path: Path) -> None:
+    params = LOOP.model_copy(update={"dropout": 0.2})
+    (first, one), (second, two), (_, plain) = run(tmp_path, params=params), run(tmp_path, params=params), run(tmp_path)
+    assert one == two
+    assert one["final_loss"] != plain["final_loss"]
+    assert all(torch.equal(a, b) for a, b in zip(weights(first).values(), weights(second).values(), strict=True))
+    assert not any(module._forward_hooks for module in first.modules())
+
+
+def test_the_model_holds_the_average_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+    step = torch.optim.AdamW.step
+    model = make_model()
+    start = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    def record(self: Any, *args: Any, **kwargs: Any) -> Any:
+        step(self, *args, **kwargs)
+        seen.append({name: p.detach().clone() for name, p in model.named_parameters()})
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", record)
+    run(tmp_path, model=model, params=LOOP.model_copy(update={"average_decay": 0.4}))
+    for name, parameter in model.named_parameters():
+        expected = start[name]
+        for number, value in enumerate(seen, 1):
+            expected = expected.lerp(value[name], 1 - min(0.4, (1 + number) / (10 + number)))
+        assert torch.allclose(parameter.detach(), expected, atol=1e-6)
+        assert not torch.equal(parameter.detach(), seen[-1][name])
+
+
+def test_checkpointed_activations_change_nothing(tmp_path: Path) -> None:
+    params = LOOP.model_copy(update={"dropout": 0.2})
+    plain, one = run(tmp_path, params=params)
+    again, two = run(tmp_path, params=params.model_copy(update={"gradient_checkpointing": True}))
+    assert one["loss_curve"] == two["loss_curve"]
+    assert all(torch.allclose(a, b) for a, b in zip(weights(plain).values(), weights(again).values(), strict=True))
+    assert not any(getattr(module, "gradient_checkpointing", False) for module in again.modules())
+    assert not any(module._forward_hooks for module in again.modules())
+
+
+def test_sharding_on_a_cpu_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"loop.fsdp.*CPU"):
+        run(tmp_path, params=LOOP.model_copy(update={"fsdp": True}))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_compiled_model_learns_the_same(tmp_path: Path) -> None:
+    _, plain = run(tmp_path)
+    model, compiled = run(tmp_path, params=LOOP.model_copy(update={"compile": True}))
+    assert compiled["final_loss"] == pytest.approx(plain["final_loss"], rel=1e-4)
+    assert model.base_model._compiled_call_impl is None
