@@ -117,6 +117,7 @@ def _dressed(model: Any, params: LoopParams) -> Iterator[None]:
             kind = "activation" if new else "gradient"
             told = {f"{kind}_checkpointing_kwargs": {"use_reentrant": False}}
             getattr(model, f"{kind}_checkpointing_enable")(**told)
+            model.disable_input_require_grads()  # a hook for frozen embeddings, which would stay for good
             put_on.callback(getattr(model, f"{kind}_checkpointing_disable"))
         if params.compile:
             model.base_model.compile(dynamic=True)  # rows differ in width
