@@ -19,6 +19,12 @@ from plumline.stage import Params, hash_seed
 PROGRESS = Path("artifacts/progress")
 """Where the loop tells how fast it is, relative to the home: not in the artifact, whose bytes know no clock."""
 
+
+def checkpoint_of(stage: str) -> Path:
+    """Where a stage keeps the state of its unfinished training."""
+    return PROGRESS / f"{stage}.checkpoint"
+
+
 _OPEN_ROWS = 64
 _MULTIPLE = 8  # widths of batches, for the sake of vector units
 
@@ -58,6 +64,8 @@ class LoopParams(Params):
     """Shard weights, gradients and optimizer among the GPUs of several processes (FSDP2); refused on a CPU."""
     precision: Literal["no", "bf16"] = "no"
     """`bf16` computes under autocast; on CPUs without bf16 matrix units (AMX) it is slower than `no`."""
+    checkpoint_every: int = Field(default=100, ge=0)
+    """Steps between two checkpoints, from which a killed run goes on to the same bits; 0 makes none."""
     log_every: int = Field(default=20, ge=1)
     """Steps between two points of the loss curve."""
 

@@ -6,11 +6,10 @@ the accumulation. A run ends after `steps`, never by the clock, so equal seeds g
 """
 
 import copy
-import json
 import math
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +18,20 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import FullyShardedDataParallelPlugin
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn import functional
-from tqdm import tqdm
 
 from models.average import Average
+from models.checkpoint import Checkpoint, identify
 from models.dropout import dropout
 from models.examples import Examples
 from models.language import pick_device, use_threads
 from models.packing import Batch, Cursor, LoopParams, Rows
+from models.progress import Progress
 from plumline.artifact import write_json
 from plumline.crash import crash_point
 from plumline.errors import InputError, PlumlineError
-from plumline.stage import hash_seed
+from plumline.stage import hash_seed, say
 
 
 class TargetLoss(nn.Module):
@@ -70,12 +70,16 @@ def train(
     seed: int,
     stage: str,
     progress_path: Path,
+    checkpoint: Path | None = None,
 ) -> dict[str, Any]:
     """Train a causal LM in place and return the metrics, which hold no clock.
 
     chosen: rows of the examples that take part. stage: noun for messages and crash points. progress_path: JSON lines
-    with step, loss, tokens/s and seconds; made anew. Raises PlumlineError with step and example ids if the loss is not
-    finite.
+    with step, loss, tokens/s and seconds. checkpoint: folder for the state every `checkpoint_every` steps; one of the
+    same training is gone on from, to the same bits, so that weights and metrics are those of a run never killed.
+
+    Raises PlumlineError with step and example ids if the loss is not finite (the last checkpoint stays), InputError if
+    the checkpoint is of this training under other parameters.
     """
     use_threads()
     accelerator = _accelerator(params)
@@ -85,14 +89,33 @@ def train(
             "processes; raise it, or set PLUMLINE_PROCESSES to a divisor"
         )
     rows = Rows(examples, chosen, params.row_tokens, seed, pad=_pad(model))
+    kept = None
+    if checkpoint is not None and params.checkpoint_every:
+        kept = Checkpoint(
+            checkpoint,
+            stage=stage,
+            key=identify(model, examples, chosen, seed, stage),
+            told=_told(params, steps, accelerator),
+            say=say if accelerator.is_main_process else lambda _: None,
+        )
     # FSDP takes a model apart for good: it gets a copy, and the model the weights in the end.
     trained = copy.deepcopy(model) if params.fsdp else model
     with _exact(accelerator.device), _dressed(trained, params):
         loop = _Loop(trained, rows, params, accelerator, steps, seed, stage)
-        found = loop.run(progress_path)
+        found = loop.run(progress_path, kept)
         loop.leave(model)
     model.eval()
     return found
+
+
+def _told(params: LoopParams, steps: int, accelerator: Accelerator) -> dict[str, Any]:
+    """What decides the bits of a training, by the name under which a person sets it."""
+    loop = params.model_dump(mode="json", exclude={"checkpoint_every"})
+    told = {"steps": steps, **{f"loop.{name}": value for name, value in loop.items()}}
+    told |= {"PLUMLINE_PROCESSES": accelerator.num_processes, "PLUMLINE_DEVICE": accelerator.device.type}
+    if accelerator.device.type == "cpu":
+        told["PLUMLINE_THREADS"] = torch.get_num_threads()
+    return told
 
 
 def _accelerator(params: LoopParams) -> Accelerator:
@@ -125,6 +148,19 @@ def _dressed(model: Any, params: LoopParams) -> Iterator[None]:
         yield
 
 
+@dataclass
+class _Tally:
+    """Where a run stands: what a checkpoint must know besides tensors. recent: losses since the curve's last point."""
+
+    step: int = 0
+    cursor: Cursor = field(default_factory=Cursor)
+    tokens: int = 0
+    targets: int = 0
+    places: int = 0
+    recent: list[float] = field(default_factory=list)
+    curve: list[list[float]] = field(default_factory=list)
+
+
 class _Loop:
     def __init__(
         self, model: Any, rows: Rows, params: LoopParams, accelerator: Accelerator, steps: int, seed: int, stage: str
@@ -132,12 +168,12 @@ class _Loop:
         self.params, self.rows, self.steps, self.stage, self.accelerator = params, rows, steps, stage, accelerator
         self.seed = seed
         self.num_parameters = sum(p.numel() for p in model.parameters())
-        optimizer = torch.optim.AdamW(_groups(model, params), lr=params.learning_rate, betas=params.betas, fused=True)
-        self.module, self.optimizer = accelerator.prepare(TargetLoss(model), optimizer)
-        self.rates = [group["lr"] for group in optimizer.param_groups]
+        self.adam = torch.optim.AdamW(_groups(model, params), lr=params.learning_rate, betas=params.betas, fused=True)
+        self.module, self.optimizer = accelerator.prepare(TargetLoss(model), self.adam)
+        self.rates = [group["lr"] for group in self.adam.param_groups]
         self.parameters = dict(model.named_parameters())
         self.average = Average(self.parameters, params.average_decay) if params.average_decay else None
-        self.cursor = Cursor()
+        self.tally = _Tally()
 
     def leave(self, model: Any) -> None:
         """Give the model what it shall hold after the training."""
@@ -148,54 +184,100 @@ class _Loop:
                 if parameter is not self.parameters[name]:
                     parameter.copy_(whole(self.parameters[name]))
 
-    def run(self, progress_path: Path) -> dict[str, Any]:
-        progress_path.parent.mkdir(parents=True, exist_ok=True)
-        began = time.perf_counter()
-        curve: list[list[float]] = []
-        recent: list[float] = []
-        num_tokens = num_targets = num_places = 0
-        show = self.accelerator.is_local_main_process
-        with (
-            progress_path.open("w", encoding="utf-8") as progress,
-            tqdm(total=self.steps, desc=self.stage, unit=" steps", mininterval=1.0, disable=not show) as bar,
-        ):
-            for step in range(1, self.steps + 1):
+    def run(self, progress_path: Path, checkpoint: Checkpoint | None) -> dict[str, Any]:
+        self.checkpoint, tally, every = checkpoint, self.tally, self.params.checkpoint_every
+        seconds_before = self._resume(checkpoint) if checkpoint is not None else 0.0
+        mine = progress_path if self.accelerator.is_main_process else None
+        with Progress(mine, self.stage, self.steps, (tally.step, seconds_before)) as progress:
+            while tally.step < self.steps:
+                tally.step += 1
                 batches = self._next_batches()
                 targets = sum(len(batch.target) for batch in batches)
-                recent.append(self._step(step, batches, targets))
-                num_tokens += sum(batch.num_tokens for batch in batches)
-                num_places += sum(batch.tokens.size for batch in batches)
-                num_targets += targets
-                seconds = time.perf_counter() - began
-                bar.set_postfix_str(f"loss {recent[-1]:.3f}, {num_tokens / seconds:.0f} tokens/s", refresh=False)
-                bar.update()
-                if step % self.params.log_every == 0 or step == self.steps:
-                    curve.append([step, round(sum(recent) / len(recent), 6)])
-                    line = {"step": step, "loss": curve[-1][1], "tokens": num_tokens, "seconds": round(seconds, 3)}
-                    progress.write(json.dumps({**line, "tokens_per_s": round(num_tokens / seconds, 1)}) + "\n")
-                    progress.flush()
-                    recent = []
+                tally.recent.append(self._step(batches, targets))
+                tally.tokens += sum(batch.num_tokens for batch in batches)
+                tally.places += sum(batch.tokens.size for batch in batches)
+                tally.targets += targets
+                self._tell(progress)
+                ends = tally.step == self.steps and tally.step > every  # what is left is quick, but a seal may fail
+                if checkpoint is not None and (tally.step % every == 0 or ends):
+                    self._save(checkpoint, progress.seconds)
                 crash_point(self.stage, "step")
         return {
-            "final_loss": curve[-1][1] if curve else None,
-            "loss_curve": curve,
+            "final_loss": tally.curve[-1][1] if tally.curve else None,
+            "loss_curve": tally.curve,
             "steps": self.steps,
-            "tokens": num_tokens,
-            "target_tokens": num_targets,
-            "padding_share": round(1 - num_tokens / num_places, 6) if num_places else 0.0,
+            "tokens": tally.tokens,
+            "target_tokens": tally.targets,
+            "padding_share": round(1 - tally.tokens / tally.places, 6) if tally.places else 0.0,
             "parameters": self.num_parameters,
             "examples": len(self.rows.chosen),
-            "cursor": [self.cursor.epoch, self.cursor.row],
+            "cursor": [tally.cursor.epoch, tally.cursor.row],
         }
+
+    def _tell(self, progress: Progress) -> None:
+        tally = self.tally
+        seconds = progress.seconds
+        progress.show(loss=f"{tally.recent[-1]:.3f}", **{"tokens/s": f"{tally.tokens / seconds:.0f}"})
+        if tally.step % self.params.log_every == 0 or tally.step == self.steps:
+            loss = round(sum(tally.recent) / len(tally.recent), 6)
+            tally.curve.append([tally.step, loss])
+            tally.recent = []
+            progress.write(
+                step=tally.step,
+                loss=loss,
+                tokens=tally.tokens,
+                seconds=round(seconds, 3),
+                tokens_per_s=round(tally.tokens / seconds, 1),
+            )
+
+    def _resume(self, checkpoint: Checkpoint) -> float:
+        """Go back to what a checkpoint holds, if there is one of this training; returns the seconds it took till then.
+
+        Every process reads the file; none deletes it before all have.
+        """
+        found = checkpoint.find()
+        self.accelerator.wait_for_everyone()
+        if found is None:
+            if self.accelerator.is_main_process:
+                checkpoint.discard()
+            return 0.0
+        told = dict(found.notes)
+        seconds = float(told.pop("seconds"))
+        told["cursor"] = Cursor(**told["cursor"])
+        self.tally.__dict__.update(told)
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(_sharded(found.tensors[f"weights/{name}"], parameter))
+                self.adam.state[parameter] = {
+                    "step": found.tensors[f"adam_step/{name}"].to(parameter.device),
+                    **{m: _sharded(found.tensors[f"{m}/{name}"], parameter) for m in ("exp_avg", "exp_avg_sq")},
+                }
+                if self.average is not None:
+                    self.average.values[name] = _sharded(found.tensors[f"average/{name}"], parameter)
+        return seconds
+
+    def _save(self, checkpoint: Checkpoint, seconds: float) -> None:
+        tensors: dict[str, Tensor] = {}
+        if self.params.fsdp or self.accelerator.is_main_process:
+            for name, parameter in self.parameters.items():
+                state = self.adam.state[parameter]
+                parts = {"weights": parameter, "exp_avg": state["exp_avg"], "exp_avg_sq": state["exp_avg_sq"]}
+                parts["adam_step"] = state["step"]
+                if self.average is not None:
+                    parts["average"] = self.average.values[name]
+                tensors |= {f"{part}/{name}": whole(value.detach()).cpu() for part, value in parts.items()}
+        if self.accelerator.is_main_process:
+            checkpoint.save(tensors, {**asdict(self.tally), "seconds": seconds})
+        self.accelerator.wait_for_everyone()
 
     def _next_batches(self) -> list[Batch]:
         """The forward passes of one step, of all processes together."""
-        taken, self.cursor = self.rows.take(self.cursor, self.params.rows * self.params.accumulation)
+        taken, self.tally.cursor = self.rows.take(self.tally.cursor, self.params.rows * self.params.accumulation)
         return [self.rows.batch(taken[i : i + self.params.rows]) for i in range(0, len(taken), self.params.rows)]
 
-    def _step(self, step: int, batches: list[Batch], targets: int) -> float:
+    def _step(self, batches: list[Batch], targets: int) -> float:
         """One optimizer step; returns the mean loss of its targets."""
-        accelerator, params = self.accelerator, self.params
+        accelerator, params, step = self.accelerator, self.params, self.tally.step
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * self._rate(step)
         mine = range(accelerator.process_index, len(batches), accelerator.num_processes)
@@ -217,13 +299,18 @@ class _Loop:
             raise PlumlineError(
                 f"{self.stage}: loss {mean}, gradient norm {norm} at step {step}, examples "
                 f"{', '.join(map(str, ids[:16]))}{' …' if len(ids) > 16 else ''}; nothing was written; "
-                "lower learning_rate or look at these examples"
+                f"lower learning_rate or look at these examples; {self._last_good()}"
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.average is not None:
             self.average.update(self.parameters, step)
         return mean
+
+    def _last_good(self) -> str:
+        if self.checkpoint is None or not self.checkpoint.step:
+            return "there is no checkpoint yet"
+        return f"the last good state, of step {self.checkpoint.step}, stays in {self.checkpoint.folder}"
 
     def _rate(self, step: int) -> float:
         """Factor of the learning rate at a step (counted from 1)."""
@@ -236,6 +323,13 @@ class _Loop:
 def whole(value: Tensor) -> Tensor:
     """A tensor without its sharding (all processes must call this together)."""
     return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def _sharded(value: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor from the CPU, on the device and in the shards of another one."""
+    if isinstance(like, DTensor):
+        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+    return value.to(like.device)
 
 
 def _groups(model: Any, params: LoopParams) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ import argparse
 import ast
 import inspect
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -126,11 +127,18 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def main(run: Callable[..., None], *, section: str, argv: Sequence[str] | None = None) -> None:
-    """Run one stage from the command line. Exits 0 done (or already done), 1 failed, 2 refused."""
+def main(
+    run: Callable[..., None], *, section: str, unfinished: Path | None = None, argv: Sequence[str] | None = None
+) -> None:
+    """Run one stage from the command line. Exits 0 done (or already done), 1 failed, 2 refused.
+
+    unfinished: folder in which the stage keeps its unfinished work; it goes when the artifact stands.
+    """
     switch_telemetry_off()
     try:
         _run_stage(run, section, argv)
+        if unfinished is not None:
+            shutil.rmtree(unfinished, ignore_errors=True)
     except PlumlineError as error:
         say(f"{section}: {error}")
         sys.exit(error.exit_code)

@@ -352,3 +352,89 @@ def test_a_compiled_model_learns_the_same(tmp_path: Path) -> None:
     model, compiled = run(tmp_path, params=LOOP.model_copy(update={"compile": True}))
     assert compiled["final_loss"] == pytest.approx(plain["final_loss"], rel=1e-4)
     assert model.base_model._compiled_call_impl is None
+
+
+# --- checkpoints ---
+
+
+class Killed(Exception):  # noqa: N818
+    """Stands for SIGKILL; tests/models/test_checkpoint.py kills for good."""
+
+
+def run_in_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, **told: Any) -> tuple[Any, dict[str, Any]]:
+    """Stop a training after step `at`, then start it again."""
+    passed = 0
+
+    def stop(*_: str) -> None:
+        nonlocal passed
+        passed += 1
+        if passed == at:
+            raise Killed
+
+    told = {"checkpoint": tmp_path / "progress" / "cpt.checkpoint", "steps": 12, **told}
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("models.training.crash_point", stop)
+        run(tmp_path, **told)
+    return run(tmp_path, **told)
+
+
+OPTIONS: dict[str, Any] = {
+    "plain": {},
+    "dropout and averaging": {"dropout": 0.2, "average_decay": 0.9, "cooldown_share": 0.5},
+    "checkpointed activations": {"dropout": 0.1, "gradient_checkpointing": True},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+@pytest.mark.parametrize(("at", "every"), [(5, 2), (7, 7), (12, 5), (1, 3)])
+def test_a_stopped_training_ends_in_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], at: int, every: int
+) -> None:
+    params = LOOP.model_copy(update={**options, "checkpoint_every": every})
+    whole, one = run(tmp_path / "whole", params=params, steps=12)
+    parts, two = run_in_two(tmp_path / "parts", monkeypatch, at, params=params)
+    assert one["cursor"][0] > 0  # an epoch ended on the way
+    assert one == two
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(parts).values(), strict=True))
+    lines = (tmp_path / "parts" / "progress" / "cpt.jsonl").read_text().splitlines()
+    assert [[line["step"], line["loss"]] for line in map(json.loads, lines)] == one["loss_curve"]
+
+
+def test_it_does_go_on_and_not_begin_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = LOOP.model_copy(update={"checkpoint_every": 4})
+    run_in_two(tmp_path, monkeypatch, 10, params=params)
+    assert "cpt: goes on after step 8" in capsys.readouterr().err
+    run(tmp_path, params=params, steps=12, seed=4, checkpoint=tmp_path / "progress" / "cpt.checkpoint")
+    assert "begins anew" in capsys.readouterr().err
+
+
+def test_another_accumulation_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = LOOP.model_copy(update={"checkpoint_every": 4})
+    run_in_two(tmp_path, monkeypatch, 10, params=params)
+    folder = tmp_path / "progress" / "cpt.checkpoint"
+    with pytest.raises(InputError, match=r"loop.accumulation is 2, but .*cpt.checkpoint is of a training with 1"):
+        run(tmp_path, params=params.model_copy(update={"accumulation": 2}), steps=12, checkpoint=folder)
+    with pytest.raises(InputError, match="PLUMLINE_THREADS is 2"):
+        monkeypatch.setenv("PLUMLINE_THREADS", "2")
+        run(tmp_path, params=params, steps=12, checkpoint=folder)
+
+
+def test_a_loss_that_is_no_number_keeps_the_last_good_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model()
+    folder = tmp_path / "progress" / "cpt.checkpoint"
+
+    def spoil(*_: str) -> None:
+        if (folder / "notes.json").is_file() and json.loads((folder / "notes.json").read_text())["step"] == 4:
+            with torch.no_grad():
+                model.get_input_embeddings().weight.fill_(math.nan)
+
+    monkeypatch.setattr("models.training.crash_point", spoil)
+    params = LOOP.model_copy(update={"checkpoint_every": 2})
+    with pytest.raises(PlumlineError, match=r"step 5, examples .*the last good state, of step 4, stays in .*cpt.check"):
+        run(tmp_path, model=model, params=params, steps=12, checkpoint=folder)
+    monkeypatch.undo()
+    monkeypatch.setenv("PLUMLINE_THREADS", "1")
+    _, again = run(tmp_path, params=params, steps=12, checkpoint=folder)
+    assert again == run(tmp_path / "whole", params=params, steps=12)[1]
