@@ -193,10 +193,11 @@ def run_killed(folder: Path, root: Path, crash_at: list[str]) -> list[list[Any]]
 
 @pytest.mark.slow
 @pytest.mark.fault
+@pytest.mark.timeout(1500)
 def test_a_training_killed_at_any_step_ends_in_the_same_bytes(tmp_path: Path, root: Path) -> None:
     rng = np.random.default_rng(5)
     kills = [f"cpt:step:{step}" for step in rng.choice(np.arange(1, 41), 20, replace=False)]
-    writing = [f"cpt.checkpoint:{point}:{n}" for point in ("body", "written", "sealed", "published") for n in (1, 4)]
+    writing = [f"cpt.checkpoint:{point}:2" for point in ("body", "sealed", "published") 
     found = run_killed(tmp_path, root, ["", *kills, *writing])
     whole = tmp_path / "0"
     same = 0
