@@ -143,20 +143,20 @@ from models.examples import ExamplesBuilder
 from models.packing import LoopParams
 from models.training import train
 
-STEPS = 40
+STEPS = 30
 LOOP = LoopParams(row_tokens=48, rows=2, accumulation=2, warmup_steps=2, learning_rate=5e-3, log_every=3,
                   dropout=0.1, average_decay=0.9, cooldown_share=0.2, checkpoint_every=3)
 
 def once(home):
     rng = np.random.default_rng(0)
     builder = ExamplesBuilder()
-    for _ in range(60):
+    for _ in range(40):
         builder.add_sequence(rng.integers(1, 40, rng.integers(2, 31)).astype(np.int32), "behaviour")
     examples = builder.build()
     torch.manual_seed(0)
     sizes = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", vocab_size=40, pad_token_id=0, **sizes))
-    metrics = train(model, examples, LOOP, chosen=np.arange(60), steps=STEPS, seed=3, stage="cpt",
+    metrics = train(model, examples, LOOP, chosen=np.arange(40), steps=STEPS, seed=3, stage="cpt",
                     progress_path=home / "cpt.jsonl", checkpoint=home / "cpt.checkpoint")
     save_file(dict(model.named_parameters()), home / "weights.safetensors")
     (home / "metrics.json").write_text(json.dumps(metrics))
@@ -196,8 +196,8 @@ def run_killed(folder: Path, root: Path, crash_at: list[str]) -> list[list[Any]]
 @pytest.mark.timeout(1500)
 def test_a_training_killed_at_any_step_ends_in_the_same_bytes(tmp_path: Path, root: Path) -> None:
     rng = np.random.default_rng(5)
-    kills = [f"cpt:step:{step}" for step in rng.choice(np.arange(1, 41), 20, replace=False)]
-    writing = [f"cpt.checkpoint:{point}:2" for point in ("body", "sealed", "published") 
+    kills = [f"cpt:step:{step}" for step in rng.choice(np.arange(1, 31), 20, replace=False)]
+    writing = [f"cpt.checkpoint:{point}:2" for point in ("body", "sealed", "published")]
     found = run_killed(tmp_path, root, ["", *kills, *writing])
     whole = tmp_path / "0"
     same = 0
@@ -207,11 +207,11 @@ def test_a_training_killed_at_any_step_ends_in_the_same_bytes(tmp_path: Path, ro
         for name in ("weights.safetensors", "metrics.json"):
             assert (home / name).read_bytes() == (whole / name).read_bytes(), f"{name} after {crash_at}"
         steps = [json.loads(line)["step"] for line in (home / "cpt.jsonl").read_text().splitlines()]
-        assert steps == [*range(3, 40, 3), 40]
+        assert steps == [*range(3, 31, 3)]
         same += crash_at in kills
     print(f"{same}/20 killed trainings ended in the same bytes, and {len(writing)} killed while they saved")
     assert same == 20
     metrics = json.loads((whole / "metrics.json").read_text())
     assert metrics["cursor"][0] >= 2  # borders of epochs were crossed
     manifest = artifact.verify(whole / "cpt.checkpoint")
-    assert manifest.params["steps"] == 40
+    assert manifest.params["steps"] == 30
