@@ -92,11 +92,14 @@ class Checkpoint:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def identify(model: Any, examples: Examples, chosen: np.ndarray, seed: int, stage: str) -> str:
-    """Whose training it is: hash of the start weights, the examples that take part, seed, stage and code."""
+def identify(
+    model: Any, examples: Examples, chosen: np.ndarray, seed: int, stage: str, anchor: Path | None = None
+) -> str:
+    """Whose training it is: hash of the start weights, the examples that take part, seed, stage, anchor and code."""
     digest = hashlib.sha256()
     config = {name: value for name, value in model.config.to_dict().items() if name != "_name_or_path"}
     about: dict[str, Any] = {"stage": stage, "seed": seed, "code": code_version("models.training")}
+    about["anchor"] = artifact.fingerprint(anchor) if anchor is not None else "none"
     about["torch"] = torch.__version__
     about["config"] = repr(sorted(config.items()))
     digest.update(artifact.canonical_json(about).encode())

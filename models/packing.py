@@ -66,6 +66,8 @@ class LoopParams(Params):
     """`bf16` computes under autocast; on CPUs without bf16 matrix units (AMX) it is slower than `no`."""
     checkpoint_every: int = Field(default=100, ge=0)
     """Steps between two checkpoints, from which a killed run goes on to the same bits; 0 makes none."""
+    orbit_distance: float | None = Field(default=None, gt=0.0)
+    """Largest distance to the anchor (fine-tuning: the CPT checkpoint), relative; null measures it only (ORBIT)."""
     log_every: int = Field(default=20, ge=1)
     """Steps between two points of the loss curve."""
 

@@ -65,6 +65,7 @@ def run(
         stage="sft",
         progress_path=PROGRESS / "sft.jsonl",
         checkpoint=checkpoint_of("sft"),
+        anchor=cpt / "weights",
     )
     save_language_model(model, out / "weights")
     write_metrics(out, {**metrics, "start": "previous" if weights.parent != cpt else "cpt"})

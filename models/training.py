@@ -18,7 +18,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import FullyShardedDataParallelPlugin
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn import functional
 
 from models.average import Average
@@ -26,11 +25,14 @@ from models.checkpoint import Checkpoint, identify
 from models.dropout import dropout
 from models.examples import Examples
 from models.language import pick_device, use_threads
+from models.orbit import EVERY, Orbit
 from models.packing import Batch, Cursor, LoopParams, Rows
 from models.progress import Progress
+from models.shards import placed, whole
 from plumline.artifact import write_json
 from plumline.crash import crash_point
 from plumline.errors import InputError, PlumlineError
+from plumline.settings import get_settings, this_process
 from plumline.stage import hash_seed, say
 
 
@@ -71,41 +73,52 @@ def train(
     stage: str,
     progress_path: Path,
     checkpoint: Path | None = None,
+    anchor: Path | None = None,
 ) -> dict[str, Any]:
     """Train a causal LM in place and return the metrics, which hold no clock.
 
     chosen: rows of the examples that take part. stage: noun for messages and crash points. progress_path: JSON lines
     with step, loss, tokens/s and seconds. checkpoint: folder for the state every `checkpoint_every` steps; one of the
     same training is gone on from, to the same bits, so that weights and metrics are those of a run never killed.
+    anchor: folder of safetensors whose distance is told, and held below `orbit_distance` (models/orbit.py).
 
     Raises PlumlineError with step and example ids if the loss is not finite (the last checkpoint stays), InputError if
     the checkpoint is of this training under other parameters.
     """
-    use_threads()
     accelerator = _accelerator(params)
+    _share_threads()  # after Accelerate, which sets a number of its own
     if params.accumulation % accelerator.num_processes:
         raise InputError(
             f"{stage}.loop.accumulation {params.accumulation} is no multiple of the {accelerator.num_processes} "
             "processes; raise it, or set PLUMLINE_PROCESSES to a divisor"
         )
+    if params.orbit_distance is not None and anchor is None:
+        raise InputError(f"{stage}.loop.orbit_distance {params.orbit_distance}: {stage} has no anchor; set it to null")
     rows = Rows(examples, chosen, params.row_tokens, seed, pad=_pad(model))
     kept = None
     if checkpoint is not None and params.checkpoint_every:
         kept = Checkpoint(
             checkpoint,
             stage=stage,
-            key=identify(model, examples, chosen, seed, stage),
+            key=identify(model, examples, chosen, seed, stage, anchor),
             told=_told(params, steps, accelerator),
             say=say if accelerator.is_main_process else lambda _: None,
         )
     # FSDP takes a model apart for good: it gets a copy, and the model the weights in the end.
     trained = copy.deepcopy(model) if params.fsdp else model
     with _exact(accelerator.device), _dressed(trained, params):
-        loop = _Loop(trained, rows, params, accelerator, steps, seed, stage)
-        found = loop.run(progress_path, kept)
+        loop = _Loop(trained, rows, params, accelerator, steps, seed, stage, anchor)
+        loop.run(progress_path, kept)
         loop.leave(model)
     model.eval()
-    return found
+    return loop.metrics()
+
+
+def _share_threads() -> None:
+    """The threads of the settings; where those say "half of the cores", the processes of a machine share them."""
+    threads = use_threads()
+    if not get_settings().threads:
+        torch.set_num_threads(max(1, threads // this_process().on_machine))
 
 
 def _told(params: LoopParams, steps: int, accelerator: Accelerator) -> dict[str, Any]:
@@ -159,11 +172,21 @@ class _Tally:
     places: int = 0
     recent: list[float] = field(default_factory=list)
     curve: list[list[float]] = field(default_factory=list)
+    distance: float | None = None
+    averagings: int = 0
 
 
 class _Loop:
     def __init__(
-        self, model: Any, rows: Rows, params: LoopParams, accelerator: Accelerator, steps: int, seed: int, stage: str
+        self,
+        model: Any,
+        rows: Rows,
+        params: LoopParams,
+        accelerator: Accelerator,
+        steps: int,
+        seed: int,
+        stage: str,
+        anchor: Path | None,
     ) -> None:
         self.params, self.rows, self.steps, self.stage, self.accelerator = params, rows, steps, stage, accelerator
         self.seed = seed
@@ -173,18 +196,20 @@ class _Loop:
         self.rates = [group["lr"] for group in self.adam.param_groups]
         self.parameters = dict(model.named_parameters())
         self.average = Average(self.parameters, params.average_decay) if params.average_decay else None
+        self.orbit = Orbit(anchor, self.parameters, params.orbit_distance) if anchor is not None else None
         self.tally = _Tally()
 
     def leave(self, model: Any) -> None:
         """Give the model what it shall hold after the training."""
         if self.average is not None:
             self.average.copy_to(self.parameters)
+            self._hold()
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if parameter is not self.parameters[name]:
                     parameter.copy_(whole(self.parameters[name]))
 
-    def run(self, progress_path: Path, checkpoint: Checkpoint | None) -> dict[str, Any]:
+    def run(self, progress_path: Path, checkpoint: Checkpoint | None) -> None:
         self.checkpoint, tally, every = checkpoint, self.tally, self.params.checkpoint_every
         seconds_before = self._resume(checkpoint) if checkpoint is not None else 0.0
         mine = progress_path if self.accelerator.is_main_process else None
@@ -202,7 +227,11 @@ class _Loop:
                 if checkpoint is not None and (tally.step % every == 0 or ends):
                     self._save(checkpoint, progress.seconds)
                 crash_point(self.stage, "step")
-        return {
+
+    def metrics(self) -> dict[str, Any]:
+        """What was trained on and what came of it."""
+        tally = self.tally
+        metrics = {
             "final_loss": tally.curve[-1][1] if tally.curve else None,
             "loss_curve": tally.curve,
             "steps": self.steps,
@@ -213,6 +242,12 @@ class _Loop:
             "examples": len(self.rows.chosen),
             "cursor": [tally.cursor.epoch, tally.cursor.row],
         }
+        return metrics | self._orbit()
+
+    def _orbit(self) -> dict[str, Any]:
+        if self.orbit is None or self.tally.distance is None:
+            return {}
+        return {"anchor_distance": round(self.tally.distance, 6), "averagings": self.tally.averagings}
 
     def _tell(self, progress: Progress) -> None:
         tally = self.tally
@@ -228,6 +263,7 @@ class _Loop:
                 tokens=tally.tokens,
                 seconds=round(seconds, 3),
                 tokens_per_s=round(tally.tokens / seconds, 1),
+                **self._orbit(),
             )
 
     def _resume(self, checkpoint: Checkpoint) -> float:
@@ -247,13 +283,13 @@ class _Loop:
         self.tally.__dict__.update(told)
         with torch.no_grad():
             for name, parameter in self.parameters.items():
-                parameter.copy_(_sharded(found.tensors[f"weights/{name}"], parameter))
+                parameter.copy_(placed(found.tensors[f"weights/{name}"], parameter))
                 self.adam.state[parameter] = {
                     "step": found.tensors[f"adam_step/{name}"].to(parameter.device),
-                    **{m: _sharded(found.tensors[f"{m}/{name}"], parameter) for m in ("exp_avg", "exp_avg_sq")},
+                    **{m: placed(found.tensors[f"{m}/{name}"], parameter) for m in ("exp_avg", "exp_avg_sq")},
                 }
                 if self.average is not None:
-                    self.average.values[name] = _sharded(found.tensors[f"average/{name}"], parameter)
+                    self.average.values[name] = placed(found.tensors[f"average/{name}"], parameter)
         return seconds
 
     def _save(self, checkpoint: Checkpoint, seconds: float) -> None:
@@ -303,9 +339,17 @@ class _Loop:
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if step % EVERY == 0 or step == self.steps:
+            self._hold()
         if self.average is not None:
             self.average.update(self.parameters, step)
         return mean
+
+    def _hold(self) -> None:
+        """Look at the distance to the anchor, and shorten it if it is too long."""
+        if self.orbit is not None:
+            self.tally.distance, shortened = self.orbit.hold(self.parameters)
+            self.tally.averagings += shortened
 
     def _last_good(self) -> str:
         if self.checkpoint is None or not self.checkpoint.step:
@@ -318,18 +362,6 @@ class _Loop:
         left = self.steps - step + 1
         falling = self.params.cooldown_share * self.steps
         return warm * (min(1.0, left / falling) if falling >= 1.0 else 1.0)
-
-
-def whole(value: Tensor) -> Tensor:
-    """A tensor without its sharding (all processes must call this together)."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
-
-
-def _sharded(value: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor from the CPU, on the device and in the shards of another one."""
-    if isinstance(like, DTensor):
-        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
-    return value.to(like.device)
 
 
 def _groups(model: Any, params: LoopParams) -> list[dict[str, Any]]:

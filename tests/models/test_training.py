@@ -438,3 +438,51 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_state(tmp_path: Path, monk
     monkeypatch.setenv("PLUMLINE_THREADS", "1")
     _, again = run(tmp_path, params=params, steps=12, checkpoint=folder)
     assert again == run(tmp_path / "whole", params=params, steps=12)[1]
+
+
+# --- the anchor ---
+
+
+@pytest.fixture
+def anchor(tmp_path: Path) -> Path:
+    """The weights that every training here starts from."""
+    make_model().save_pretrained(tmp_path / "anchor")
+    return tmp_path / "anchor"
+
+
+def relative_distance(model: Any) -> float:
+    squares = [
+        (float((p.detach() - q.detach()).norm()) ** 2, float(q.detach().norm()) ** 2)
+        for p, q in zip(model.parameters(), make_model().parameters(), strict=True)
+    ]
+    moved, first = map(sum, zip(*squares, strict=True))
+    return math.sqrt(moved / first)
+
+
+def test_distance_to_the_anchor_is_told_and_changes_nothing(tmp_path: Path, anchor: Path) -> None:
+    model, metrics = run(tmp_path, steps=12, anchor=anchor)
+    _, plain = run(tmp_path / "plain", steps=12)
+    distance = metrics.pop("anchor_distance")
+    assert distance == pytest.approx(relative_distance(model), abs=1e-5)
+    assert distance > 0.01
+    assert metrics.pop("averagings") == 0
+    assert metrics == plain
+    lines = [json.loads(line) for line in (tmp_path / "progress" / "cpt.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "anchor_distance" in line] == [10, 12]
+    assert lines[-1]["anchor_distance"] == distance
+
+
+def test_the_anchor_holds_what_drifts(tmp_path: Path, anchor: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = LOOP.model_copy(update={"orbit_distance": 0.02, "checkpoint_every": 7, "average_decay": 0.5})
+    model, metrics = run(tmp_path / "whole", params=params, steps=35, anchor=anchor)
+    assert metrics["averagings"] >= 3
+    assert metrics["anchor_distance"] == pytest.approx(relative_distance(model), abs=1e-5)
+    assert metrics["anchor_distance"] <= 0.02
+    again, two = run_in_two(tmp_path / "parts", monkeypatch, 25, params=params, steps=35, anchor=anchor)
+    assert two == metrics
+    assert all(torch.equal(a, b) for a, b in zip(weights(model).values(), weights(again).values(), strict=True))
+
+
+def test_a_threshold_without_an_anchor_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cpt.loop.orbit_distance 0.1: cpt has no anchor"):
+        run(tmp_path, params=LOOP.model_copy(update={"orbit_distance": 0.1}))
