@@ -4,7 +4,6 @@ Whether a stage has anything to do is the stage's own knowledge (the key in its 
 is no second cache to disagree. A stage that was killed by a signal is tried again; one that failed or refused is not.
 """
 
-import ctypes
 import fcntl
 import os
 import signal
@@ -23,7 +22,10 @@ from prefect import task
 from flows.graph import Stage
 from plumline.errors import PlumlineError, RefusedError
 from plumline.settings import child_environment, get_settings
-from plumline.stage import CODE_ROOT, say
+from plumline.stage import CODE_ROOT, die_with_parent, say
+
+PARALLEL = ("cpt", "sft")
+"""Stages that know how to share their work among processes."""
 
 
 class StageFailed(PlumlineError):  # noqa: N818  a state, named as Prefect names it
@@ -76,7 +78,7 @@ def execute(name: str, argv: list[str], home: Path) -> Finished:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
         assert process.stdout is not None
         tail = _Tee(process.stdout, log)
@@ -106,7 +108,18 @@ def execute(name: str, argv: list[str], home: Path) -> Finished:
 
 def run_stages(graph: dict[str, Stage], names: list[str], values: dict[str, str], home: Path) -> list[Finished]:
     """Run stages in order inside a flow, one task each."""
-    return [run_stage(name, graph[name].argv(sys.executable, values), str(home)) for name in names]
+    return [run_stage(name, launched(name, graph[name].argv(sys.executable, values)), str(home)) for name in names]
+
+
+def launched(name: str, argv: list[str]) -> list[str]:
+    """The command of a stage that trains, in as many processes as the settings say; any other as it is.
+
+    argv: interpreter, -m, module, arguments.
+    """
+    processes = get_settings().processes
+    if processes == 1 or name not in PARALLEL:
+        return argv
+    return [*argv[:2], "models.processes", str(processes), *argv[2:]]
 
 
 @contextmanager
@@ -126,12 +139,6 @@ def workspace_lock(home: Path) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
-
-
-def _die_with_parent() -> None:
-    """In the child: be killed when the flow's process is, so that no orphan goes on writing."""
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 class _Tee(threading.Thread):

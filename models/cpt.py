@@ -15,7 +15,7 @@ from pydantic import Field
 
 from models.examples import Examples
 from models.language import LanguageParams, build_language_model, save_language_model
-from models.packing import PROGRESS, LoopParams
+from models.packing import PROGRESS, LoopParams, checkpoint_of
 from models.vocabulary import Vocabulary
 from plumline.artifact import copy_payload
 from plumline.stage import Params, hash_seed, main
@@ -52,10 +52,11 @@ def run(
         seed=hash_seed(seed, "cpt"),
         stage="cpt",
         progress_path=PROGRESS / "cpt.jsonl",
+        checkpoint=checkpoint_of("cpt"),
     )
     save_language_model(model, out / "weights")
     write_metrics(out, metrics)
 
 
 if __name__ == "__main__":
-    main(run, section="cpt")
+    main(run, section="cpt", unfinished=checkpoint_of("cpt"))

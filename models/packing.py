@@ -19,6 +19,12 @@ from plumline.stage import Params, hash_seed
 PROGRESS = Path("artifacts/progress")
 """Where the loop tells how fast it is, relative to the home: not in the artifact, whose bytes know no clock."""
 
+
+def checkpoint_of(stage: str) -> Path:
+    """Where a stage keeps the state of its unfinished training."""
+    return PROGRESS / f"{stage}.checkpoint"
+
+
 _OPEN_ROWS = 64
 _MULTIPLE = 8  # widths of batches, for the sake of vector units
 
@@ -46,8 +52,22 @@ class LoopParams(Params):
     """AdamW's two decays."""
     clip_norm: float = Field(default=1.0, gt=0.0)
     """Largest norm of the gradient."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of zeros in the embeddings and in what each attention and feed-forward block adds (models/dropout.py)."""
+    average_decay: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Decay of the moving average of the weights that the model holds in the end; 0 keeps the last weights."""
+    gradient_checkpointing: bool = False
+    """Compute activations again on the way back: about a third more work for much less memory."""
+    compile: bool = False
+    """torch.compile: pays on a GPU; on a CPU it compiles for half a minute and seldom earns that back."""
+    fsdp: bool = False
+    """Shard weights, gradients and optimizer among the GPUs of several processes (FSDP2); refused on a CPU."""
     precision: Literal["no", "bf16"] = "no"
     """`bf16` computes under autocast; on CPUs without bf16 matrix units (AMX) it is slower than `no`."""
+    checkpoint_every: int = Field(default=100, ge=0)
+    """Steps between two checkpoints, from which a killed run goes on to the same bits; 0 makes none."""
+    orbit_distance: float | None = Field(default=None, gt=0.0)
+    """Largest distance to the anchor (fine-tuning: the CPT checkpoint), relative; null measures it only (ORBIT)."""
     log_every: int = Field(default=20, ge=1)
     """Steps between two points of the loss curve."""
 

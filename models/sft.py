@@ -16,7 +16,7 @@ from pydantic import Field
 
 from models.examples import Examples
 from models.language import check_vocabulary, load_language_model, save_language_model
-from models.packing import PROGRESS, LoopParams
+from models.packing import PROGRESS, LoopParams, checkpoint_of
 from models.vocabulary import Vocabulary
 from plumline.artifact import read_manifest
 from plumline.errors import MixedReleaseError
@@ -64,6 +64,8 @@ def run(
         seed=hash_seed(seed, "sft"),
         stage="sft",
         progress_path=PROGRESS / "sft.jsonl",
+        checkpoint=checkpoint_of("sft"),
+        anchor=cpt / "weights",
     )
     save_language_model(model, out / "weights")
     write_metrics(out, {**metrics, "start": "previous" if weights.parent != cpt else "cpt"})
@@ -83,4 +85,4 @@ def start_weights(params: SftParams, cpt: Path, base: Path | None) -> Path:
 
 
 if __name__ == "__main__":
-    main(run, section="sft")
+    main(run, section="sft", unfinished=checkpoint_of("sft"))

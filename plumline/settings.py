@@ -4,6 +4,7 @@ The only module that reads the environment. `docs/settings.md` lists every field
 """
 
 import os
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal
@@ -23,6 +24,7 @@ class Settings(BaseSettings):
         default="float32", description="Weights of the model that serves; what artifacts hold is made in float32."
     )
     threads: int = Field(default=0, ge=0, description="Torch threads of one process; 0: half of the cores.")
+    processes: int = Field(default=1, ge=1, description="Processes of one training (cpt, sft), each with its device.")
     port: int = Field(default=3000, ge=0, le=65535, description="Port of `plumline serve`; 0 takes a free one.")
     workers: int = Field(default=1, ge=1, description="Processes that answer requests, each with a model of its own.")
     registry_remote: str = Field(
@@ -41,6 +43,24 @@ class Settings(BaseSettings):
 def get_settings() -> Settings:
     """Read the environment now."""
     return Settings()
+
+
+@dataclass(frozen=True)
+class Process:
+    """Which of the processes of a stage this is. index: 0 is the one that publishes. on_machine: their number here."""
+
+    index: int
+    count: int
+    on_machine: int
+
+
+def this_process() -> Process:
+    """What torchrun told this process; one of one otherwise."""
+    index, count, here = (int(os.environ.get(name, rest)) for name, rest in _TORCHRUN.items())
+    return Process(index, count, here)
+
+
+_TORCHRUN = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1}
 
 
 def clock_offset() -> timedelta:

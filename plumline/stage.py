@@ -3,8 +3,9 @@
 A stage is a module with `run(params, *, inputs…, out: Path)` that writes files into `out` and nothing else.
 `main(run, section=…)` turns it into a command line,
 `python -m models.sft --params recipes/cpu_tiny.yaml --corpus artifacts/corpus … --out artifacts/sft`: it verifies every
-input artifact, skips work whose key is already finished, hands `run` a scratch folder, seals and publishes it. What a
-keyword-only argument is follows from its annotation:
+input artifact, skips work whose key is already finished, hands `run` a scratch folder, seals and publishes it. Started
+by torchrun in several processes, the first one alone publishes; the others' scratch is thrown away. What a keyword-only
+argument is follows from its annotation:
 
     out: Path            the artifact folder to publish
     name: Path           an input (artifact, folder or file) that must exist
@@ -14,10 +15,14 @@ keyword-only argument is follows from its annotation:
 
 import argparse
 import ast
+import ctypes
 import inspect
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 import typing
@@ -34,7 +39,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from plumline import artifact
 from plumline.crash import crash_point
 from plumline.errors import ArtifactError, InputError, PlumlineError
-from plumline.settings import switch_telemetry_off
+from plumline.settings import switch_telemetry_off, this_process
 
 ROOT_PACKAGES = ("plumline", "features", "models", "serving", "monitoring", "flows")
 CODE_ROOT = Path(__file__).resolve().parent.parent
@@ -126,11 +131,20 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def main(run: Callable[..., None], *, section: str, argv: Sequence[str] | None = None) -> None:
-    """Run one stage from the command line. Exits 0 done (or already done), 1 failed, 2 refused."""
+def main(
+    run: Callable[..., None], *, section: str, unfinished: Path | None = None, argv: Sequence[str] | None = None
+) -> None:
+    """Run one stage from the command line. Exits 0 done (or already done), 1 failed, 2 refused.
+
+    unfinished: folder in which the stage keeps its unfinished work; it goes when the artifact stands.
+    """
     switch_telemetry_off()
+    if this_process().count > 1:
+        die_with_parent()
     try:
         _run_stage(run, section, argv)
+        if unfinished is not None and this_process().index == 0:
+            shutil.rmtree(unfinished, ignore_errors=True)
     except PlumlineError as error:
         say(f"{section}: {error}")
         sys.exit(error.exit_code)
@@ -164,11 +178,21 @@ def _run_stage(run: Callable[..., None], section: str, argv: Sequence[str] | Non
     if is_done(out, about["key"]):
         say(f"{section}: already done ({out})")
         return
+    if this_process().index > 0:  # works along, and what it would publish is the first one's to publish
+        with tempfile.TemporaryDirectory() as scratch:
+            run(params, **values, out=Path(scratch))
+        return
     crash_point(section, "start")
     began = time.perf_counter()
     with artifact.writing(out, stage=section, git_sha=git_sha(), **about) as scratch:
         run(params, **values, out=scratch)
     say(f"{section}: done in {time.perf_counter() - began:.1f} s ({out})")
+
+
+def die_with_parent() -> None:
+    """From now on, be killed when the process that started this one ends, so that no orphan goes on writing (Linux)."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def describe(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.stages import StageFailed, StageKilled, execute, workspace_lock
+from flows.stages import StageFailed, StageKilled, execute, launched, workspace_lock
 from plumline.errors import RefusedError
 
 
@@ -87,3 +87,11 @@ def test_a_second_run_waits_for_the_first(tmp_path, root):
         assert second.poll() is None
     out, _ = second.communicate(timeout=30)
     assert out.strip() == "in"
+
+
+def test_training_stages_are_launched_in_as_many_processes_as_told(monkeypatch):
+    argv = ["python", "-m", "models.sft", "--seed", "1"]
+    assert launched("sft", argv) == argv
+    monkeypatch.setenv("PLUMLINE_PROCESSES", "2")
+    assert launched("sft", argv) == ["python", "-m", "models.processes", "2", "models.sft", "--seed", "1"]
+    assert launched("corpus", argv) == argv

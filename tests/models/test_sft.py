@@ -69,6 +69,7 @@ def test_first_run(inputs: dict[str, Path], base: Path, tmp_path: Path) -> None:
     }
     metrics = read_json(base / "sft" / "metrics.json")
     assert (metrics["steps"], metrics["start"]) == (4, "cpt")
+    assert metrics["anchor_distance"] > 0
     assert not torch.equal(embeddings(base / "sft"), embeddings(inputs["cpt"]))
     assert (tmp_path / "artifacts" / "progress" / "sft.jsonl").is_file()
 

@@ -296,3 +296,193 @@ def test_bf16_is_close(tmp_path: Path) -> None:
         AcceleratorState._reset_state(reset_partial_state=True)
     assert rounded["final_loss"] == pytest.approx(exact["final_loss"], rel=0.02)
     assert rounded["final_loss"] != exact["final_loss"]
+
+
+# --- options ---
+
+
+def test_dropout_trains_otherwise_but_follows_the_seed(tmp_path: Path) -> None:
+    params = LOOP.model_copy(update={"dropout": 0.2})
+    (first, one), (second, two), (_, plain) = run(tmp_path, params=params), run(tmp_path, params=params), run(tmp_path)
+    assert one == two
+    assert one["final_loss"] != plain["final_loss"]
+    assert all(torch.equal(a, b) for a, b in zip(weights(first).values(), weights(second).values(), strict=True))
+    assert not any(module._forward_hooks for module in first.modules())
+
+
+def test_the_model_holds_the_average_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+    step = torch.optim.AdamW.step
+    model = make_model()
+    start = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    def record(self: Any, *args: Any, **kwargs: Any) -> Any:
+        step(self, *args, **kwargs)
+        seen.append({name: p.detach().clone() for name, p in model.named_parameters()})
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", record)
+    run(tmp_path, model=model, params=LOOP.model_copy(update={"average_decay": 0.4}))
+    for name, parameter in model.named_parameters():
+        expected = start[name]
+        for number, value in enumerate(seen, 1):
+            expected = expected.lerp(value[name], 1 - min(0.4, (1 + number) / (10 + number)))
+        assert torch.allclose(parameter.detach(), expected, atol=1e-6)
+        assert not torch.equal(parameter.detach(), seen[-1][name])
+
+
+def test_checkpointed_activations_change_nothing(tmp_path: Path) -> None:
+    params = LOOP.model_copy(update={"dropout": 0.2})
+    plain, one = run(tmp_path, params=params)
+    again, two = run(tmp_path, params=params.model_copy(update={"gradient_checkpointing": True}))
+    assert one["loss_curve"] == two["loss_curve"]
+    assert all(torch.allclose(a, b) for a, b in zip(weights(plain).values(), weights(again).values(), strict=True))
+    assert not any(getattr(module, "gradient_checkpointing", False) for module in again.modules())
+    assert not any(module._forward_hooks for module in again.modules())
+
+
+def test_sharding_on_a_cpu_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"loop.fsdp.*CPU"):
+        run(tmp_path, params=LOOP.model_copy(update={"fsdp": True}))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_compiled_model_learns_the_same(tmp_path: Path) -> None:
+    _, plain = run(tmp_path)
+    model, compiled = run(tmp_path, params=LOOP.model_copy(update={"compile": True}))
+    assert compiled["final_loss"] == pytest.approx(plain["final_loss"], rel=1e-4)
+    assert model.base_model._compiled_call_impl is None
+
+
+# --- checkpoints ---
+
+
+class Killed(Exception):  # noqa: N818
+    """Stands for SIGKILL; tests/models/test_checkpoint.py kills for good."""
+
+
+def run_in_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, **told: Any) -> tuple[Any, dict[str, Any]]:
+    """Stop a training after step `at`, then start it again."""
+    passed = 0
+
+    def stop(*_: str) -> None:
+        nonlocal passed
+        passed += 1
+        if passed == at:
+            raise Killed
+
+    told = {"checkpoint": tmp_path / "progress" / "cpt.checkpoint", "steps": 12, **told}
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("models.training.crash_point", stop)
+        run(tmp_path, **told)
+    return run(tmp_path, **told)
+
+
+OPTIONS: dict[str, Any] = {
+    "plain": {},
+    "dropout and averaging": {"dropout": 0.2, "average_decay": 0.9, "cooldown_share": 0.5},
+    "checkpointed activations": {"dropout": 0.1, "gradient_checkpointing": True},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+@pytest.mark.parametrize(("at", "every"), [(5, 2), (7, 7), (12, 5), (1, 3)])
+def test_a_stopped_training_ends_in_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], at: int, every: int
+) -> None:
+    params = LOOP.model_copy(update={**options, "checkpoint_every": every})
+    whole, one = run(tmp_path / "whole", params=params, steps=12)
+    parts, two = run_in_two(tmp_path / "parts", monkeypatch, at, params=params)
+    assert one["cursor"][0] > 0  # an epoch ended on the way
+    assert one == two
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(parts).values(), strict=True))
+    lines = (tmp_path / "parts" / "progress" / "cpt.jsonl").read_text().splitlines()
+    assert [[line["step"], line["loss"]] for line in map(json.loads, lines)] == one["loss_curve"]
+
+
+def test_it_does_go_on_and_not_begin_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = LOOP.model_copy(update={"checkpoint_every": 4})
+    run_in_two(tmp_path, monkeypatch, 10, params=params)
+    assert "cpt: goes on after step 8" in capsys.readouterr().err
+    run(tmp_path, params=params, steps=12, seed=4, checkpoint=tmp_path / "progress" / "cpt.checkpoint")
+    assert "begins anew" in capsys.readouterr().err
+
+
+def test_another_accumulation_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = LOOP.model_copy(update={"checkpoint_every": 4})
+    run_in_two(tmp_path, monkeypatch, 10, params=params)
+    folder = tmp_path / "progress" / "cpt.checkpoint"
+    with pytest.raises(InputError, match=r"loop.accumulation is 2, but .*cpt.checkpoint is of a training with 1"):
+        run(tmp_path, params=params.model_copy(update={"accumulation": 2}), steps=12, checkpoint=folder)
+    with pytest.raises(InputError, match="PLUMLINE_THREADS is 2"):
+        monkeypatch.setenv("PLUMLINE_THREADS", "2")
+        run(tmp_path, params=params, steps=12, checkpoint=folder)
+
+
+def test_a_loss_that_is_no_number_keeps_the_last_good_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model()
+    folder = tmp_path / "progress" / "cpt.checkpoint"
+
+    def spoil(*_: str) -> None:
+        if (folder / "notes.json").is_file() and json.loads((folder / "notes.json").read_text())["step"] == 4:
+            with torch.no_grad():
+                model.get_input_embeddings().weight.fill_(math.nan)
+
+    monkeypatch.setattr("models.training.crash_point", spoil)
+    params = LOOP.model_copy(update={"checkpoint_every": 2})
+    with pytest.raises(PlumlineError, match=r"step 5, examples .*the last good state, of step 4, stays in .*cpt.check"):
+        run(tmp_path, model=model, params=params, steps=12, checkpoint=folder)
+    monkeypatch.undo()
+    monkeypatch.setenv("PLUMLINE_THREADS", "1")
+    _, again = run(tmp_path, params=params, steps=12, checkpoint=folder)
+    assert again == run(tmp_path / "whole", params=params, steps=12)[1]
+
+
+# --- the anchor ---
+
+
+@pytest.fixture
+def anchor(tmp_path: Path) -> Path:
+    """The weights that every training here starts from."""
+    make_model().save_pretrained(tmp_path / "anchor")
+    return tmp_path / "anchor"
+
+
+def relative_distance(model: Any) -> float:
+    squares = [
+        (float((p.detach() - q.detach()).norm()) ** 2, float(q.detach().norm()) ** 2)
+        for p, q in zip(model.parameters(), make_model().parameters(), strict=True)
+    ]
+    moved, first = map(sum, zip(*squares, strict=True))
+    return math.sqrt(moved / first)
+
+
+def test_distance_to_the_anchor_is_told_and_changes_nothing(tmp_path: Path, anchor: Path) -> None:
+    model, metrics = run(tmp_path, steps=12, anchor=anchor)
+    _, plain = run(tmp_path / "plain", steps=12)
+    distance = metrics.pop("anchor_distance")
+    assert distance == pytest.approx(relative_distance(model), abs=1e-5)
+    assert distance > 0.01
+    assert metrics.pop("averagings") == 0
+    assert metrics == plain
+    lines = [json.loads(line) for line in (tmp_path / "progress" / "cpt.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "anchor_distance" in line] == [10, 12]
+    assert lines[-1]["anchor_distance"] == distance
+
+
+def test_the_anchor_holds_what_drifts(tmp_path: Path, anchor: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = LOOP.model_copy(update={"orbit_distance": 0.02, "checkpoint_every": 7, "average_decay": 0.5})
+    model, metrics = run(tmp_path / "whole", params=params, steps=35, anchor=anchor)
+    assert metrics["averagings"] >= 3
+    assert metrics["anchor_distance"] == pytest.approx(relative_distance(model), abs=1e-5)
+    assert metrics["anchor_distance"] <= 0.02
+    again, two = run_in_two(tmp_path / "parts", monkeypatch, 25, params=params, steps=35, anchor=anchor)
+    assert two == metrics
+    assert all(torch.equal(a, b) for a, b in zip(weights(model).values(), weights(again).values(), strict=True))
+
+
+def test_a_threshold_without_an_anchor_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cpt.loop.orbit_distance 0.1: cpt has no anchor"):
+        run(tmp_path, params=LOOP.model_copy(update={"orbit_distance": 0.1}))

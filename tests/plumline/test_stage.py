@@ -30,7 +30,7 @@ def run(params: ToyParams, *, source: Path, base: Path | None, as_of: date, seed
 
 
 if __name__ == "__main__":
-    main(run, section="toy")
+    main(run, section="toy", unfinished=Path("unfinished"))
 '''
 
 
@@ -59,6 +59,16 @@ def test_a_stage_publishes_once_and_skips_afterwards(toy, root):
     assert manifest.arguments == {"as_of": "2020-01-31", "seed": 7}
     assert "already done" in second.stderr
     assert "already done" not in first.stderr
+
+
+def test_unfinished_work_stays_until_the_artifact_stands(toy, root):
+    (toy / "unfinished").mkdir()
+    (toy / "recipe.yaml").write_text("toy: {times: 10}\n")
+    assert run(toy, root).returncode == 2
+    assert (toy / "unfinished").is_dir()
+    (toy / "recipe.yaml").write_text("toy: {times: 2}\n")
+    assert run(toy, root).returncode == 0
+    assert not (toy / "unfinished").exists()
 
 
 def test_anything_that_matters_makes_it_run_again(toy, root):
