@@ -39,6 +39,8 @@ class CorpusParams(Params):
     """Most items of one day that are targets of its branch, drawn without replacement."""
     session_branches: int = Field(default=1, ge=0)
     """Branches a window that begin within a day, each with the very next item as its target."""
+    reward_cap: float = Field(default=0.9, gt=0.0, le=1.0)
+    """Quantile of the rewards above 0 from which on an event is a target for sure; below it by reward / that reward."""
     half_life_days: float = Field(default=180.0, gt=0.0)
     """A window so much older than another comes half as likely before it in an epoch."""
     recent_days: int = Field(default=1, ge=1)
@@ -53,6 +55,7 @@ class Events:
 
     rows: (E,) int64, row of the item in the SID table. timestamps: (E,) epoch milliseconds. user_ids: (U,).
     user_starts: (U + 1,) int64, first event of each user. num_unknown: events dropped because their item has no SID.
+    rewards: (E,) float32, what the recipe's `histories.reward` makes of each event.
     """
 
     rows: np.ndarray
@@ -60,6 +63,7 @@ class Events:
     user_ids: list[str]
     user_starts: np.ndarray
     num_unknown: int
+    rewards: np.ndarray
 
     @classmethod
     def of(cls, histories: pa.Table, sids: SidTable) -> "Events":
@@ -72,10 +76,11 @@ class Events:
         counts = np.bincount(user, minlength=len(lengths))
         return cls(
             rows=found.drop_null().to_numpy().astype(np.int64),
-            timestamps=histories.column("timestamps").combine_chunks().flatten().to_numpy()[known],
+            timestamps=_flat(histories, "timestamps")[known],
             user_ids=histories.column("user_id").to_pylist(),
             user_starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             num_unknown=int((~known).sum()),
+            rewards=_flat(histories, "rewards")[known].astype(np.float32),
         )
 
     @property
@@ -84,6 +89,11 @@ class Events:
         first = np.zeros(len(self.rows), dtype=bool)
         first[self.user_starts[:-1][np.diff(self.user_starts) > 0]] = True
         return first
+
+
+def _flat(histories: pa.Table, name: str) -> np.ndarray:
+    flat: np.ndarray = histories.column(name).combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return flat
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,10 @@
 The trunk is the history; where a new day begins a branch leaves it that holds the rest of the prompt and then, each as
 a branch of its own, the items of that day. The path from the root to a target is token by token what `render_prompt`
 gives a server that is asked at that moment.
+
+Equation 3 weighs a target by its reward; as in the paper, targets are drawn by it instead and count the same in the
+loss. What was not drawn still stands in the trunk: it tells something about the user. A day without any target drawn
+has no branch, a user without any no window, so nothing is computed for them.
 """
 
 from dataclasses import dataclass
@@ -51,6 +55,11 @@ class _TreeWriter:
         self.levels = self.words.space.num_levels
         self.longest = self.words.shape.max_history
         self.sid_ids = self.words.sid_token_ids(material.sids.codes).astype(np.int32)
+        # Which events are targets, whether of a branch or of the trunk. From a generator of its own: where all events
+        # are worth the same, everything else is drawn as if there were no rewards.
+        self.drawn = draw_targets(self.events.rewards, params.reward_cap, rng.spawn(1)[0])
+        self.drawn_before = np.concatenate([[0], np.cumsum(self.drawn)])
+        self.trunk_loss = np.repeat(self.drawn, np.diff(self.stream.starts)) if params.trunk_loss else None
         self.days = self.events.timestamps // MS_PER_DAY
         # Event → the first event behind it that is of another day or user.
         self.begins_day = self.events.firsts | np.diff(self.days, prepend=-1).astype(bool)
@@ -73,13 +82,13 @@ class _TreeWriter:
     def windows(self, begin: int, end: int, profile: Profile) -> list[Window]:
         """Windows of one user's events [begin, end), latest first.
 
-        Every new day is a branch of exactly one window, of the latest that can hold it; the very first day is one with
-        an empty history.
+        Every new day with a target is a branch of exactly one window, of the latest that can hold it; the very first
+        day is one with an empty history.
         """
-        days = self.days[begin:end]
-        pending = (begin + 1 + np.flatnonzero(days[1:] != days[:-1])).tolist()
-        if not pending and end - begin > 1:
-            pending = [end - 1]  # one day is all there is: its last item, given the others
+        pending = (begin + 1 + np.flatnonzero(self.begins_day[begin + 1 : end])).tolist()
+        if not pending:  # one day is all there is: its last item, given those before it
+            pending = (begin + 1 + np.flatnonzero(self.drawn[begin + 1 : end])[-1:]).tolist()
+        pending = [event for event in pending if self._num_drawn(event)]
         found = []
         frame = self._frame(len(profile.token_ids))
         while pending:
@@ -98,7 +107,7 @@ class _TreeWriter:
             extra += within[~self.begins_day[within]].tolist()
             for event in extra if self.shared else []:
                 cost = frame + self.levels * self._most_targets(event)
-                if event not in branches and cost <= room:
+                if event not in branches and cost <= room and self._num_drawn(event):
                     room -= cost
                     branches.append(event)
             found.append(Window(start, stop, tuple(sorted(branches))))
@@ -116,8 +125,10 @@ class _TreeWriter:
             trunk = stream.tokens[at:until]
             tokens.append(trunk)
             span.append(np.zeros(len(trunk), dtype=np.int32))
-            targets = trunk >= words.sid_base if self.params.trunk_loss else np.zeros(len(trunk), dtype=bool)
-            loss.append(targets.astype(np.int8))
+            targets = np.zeros(len(trunk), dtype=np.int8)
+            if self.trunk_loss is not None:
+                targets += self.trunk_loss[at:until] & (trunk >= words.sid_base)
+            loss.append(targets)
             at = until
             context = self.sid_ids[self.events.rows[event - 1]].tolist() if event > window.start else []
             tail = np.array(render_tail(words, profile, context), dtype=np.int32)
@@ -135,17 +146,38 @@ class _TreeWriter:
         """Most tokens of a prompt beside its history: <user> …, <context> sid, two more."""
         return 4 + num_profile_tokens + self.levels
 
+    def _num_drawn(self, event: int) -> int:
+        """Events of a branch that are targets: of the day that begins at `event`, else the event alone."""
+        until = int(self.day_stop[event]) if self.begins_day[event] else event + 1
+        return int(self.drawn_before[until] - self.drawn_before[event])
+
     def _most_targets(self, event: int) -> int:
-        if not self.begins_day[event]:
-            return 1
-        return min(self.params.day_targets, int(self.day_stop[event]) - event)
+        return min(self.params.day_targets, self._num_drawn(event))
 
     def _targets(self, event: int) -> np.ndarray:
-        """Rows of a branch's targets: items of the day that begins at `event`, else the event's alone."""
+        """Rows of a branch's targets: drawn items of the day that begins at `event`, else the event's alone."""
         if not self.begins_day[event]:
             return self.events.rows[event : event + 1]
-        rows = self.events.rows[event : self.day_stop[event]]
+        day = slice(event, int(self.day_stop[event]))
+        rows = self.events.rows[day][self.drawn[day]]
         distinct = rows[np.sort(np.unique(rows, return_index=True)[1])]
         if len(distinct) <= self.params.day_targets:
             return distinct
         return distinct[np.sort(self.rng.choice(len(distinct), self.params.day_targets, replace=False))]
+
+
+def draw_targets(rewards: np.ndarray, cap: float, rng: np.random.Generator) -> np.ndarray:
+    """Which events are targets, each with probability reward / (quantile `cap` of the rewards above 0), at most 1.
+
+    rewards: (E,). Returns (E,) bool; never True where the reward is not above 0, always where all rewards are the same
+    and above 0. Raises InputError if no reward is above 0.
+    """
+    worth = np.where(rewards > 0, rewards, 0.0).astype(np.float64)  # no reward (NaN) is none
+    positive = worth[(worth > 0) & np.isfinite(worth)]
+    if not len(positive):
+        if not len(rewards):
+            return np.zeros(0, dtype=bool)
+        raise InputError(f"none of {len(rewards)} events has a reward above 0; change histories.reward")
+    most = np.quantile(positive, cap, method="inverted_cdf")
+    drawn: np.ndarray = rng.random(len(worth)) < np.minimum(worth, most) / most
+    return drawn
