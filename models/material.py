@@ -44,9 +44,9 @@ class CorpusParams(Params):
     half_life_days: float = Field(default=180.0, gt=0.0)
     """A window so much older than another comes half as likely before it in an epoch."""
     recent_days: int = Field(default=1, ge=1)
-    """A window whose last target lies in the last so many days (as_of included) is `recent`: the daily increment."""
+    """Targets of the last so many days (as_of included) have `recent` windows of their own: the daily increment."""
     replay_share: float = Field(default=0.1, ge=0.0, le=1.0)
-    """Share of the other windows that are `replay`, trained with the daily increment against forgetting."""
+    """Share of the windows of older targets that are `replay`, trained with the daily increment against forgetting."""
 
 
 @dataclass(frozen=True)

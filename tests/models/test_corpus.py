@@ -185,7 +185,7 @@ def test_only_sids_are_targets_of_fine_tuning(place: Place, corpus: Path) -> Non
     sft = Examples.load(corpus / "sft.npz")
     assert (sft.tokens[sft.loss == 1] >= words.sid_base).all()
     without = Examples.load(make(place, corpus.parent / "trunkless", trunk_loss=False) / "sft.npz")
-    assert without.tokens.tolist() == sft.tokens.tolist()
+    assert len(without.tokens) <= len(sft.tokens)  # the newest day stands in a trunk only where it is a target there
     assert without.loss.sum() < sft.loss.sum()
     assert without.loss.sum() == 3 * len(list(branch_targets(words, without)))
 

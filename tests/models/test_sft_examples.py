@@ -155,6 +155,36 @@ def test_equal_seeds_draw_the_same(words: Vocabulary) -> None:
     assert not np.array_equal(one.tokens, other.tokens)
 
 
+def test_recent_windows_have_new_targets_only(words: Vocabulary) -> None:
+    """Users who come every day, three events a day; items tell by their band which of the day's three they are."""
+    counts = np.array([3, 6, 30, 60, 60])
+    material = make_material(words, counts, per_day=3)
+    num_old = material.events.timestamps < (LAST_DAY - 1) * MS_PER_DAY
+    material.events.rows[:] = np.where(num_old, material.events.rows % 18, material.events.rows % 18 + 18)
+    stream = render_events(
+        words, material.sids.codes[material.events.rows], material.events.timestamps, material.events.firsts
+    )
+    examples = make(replace(material, stream=stream), recent_days=2, session_branches=2, replay_share=0.4)
+    recent, others = examples.of_kinds("recent"), examples.of_kinds("replay", "older")
+    assert len(recent) == 5
+    assert 0 < len(examples.of_kinds("replay")) < len(others)
+    of_branch, of_trunk = targets(words, part(examples, recent))
+    assert min(of_branch.min(), of_trunk.min()) >= 18
+    assert len(of_branch) >= 3 + 4 * 6  # a day's three items, of one day where there is no other
+    # The newest day stands in the trunk as well; the last SID of an example looks like a branch's to `targets`.
+    assert len(of_trunk) + len(recent) == 3 + 4 * 6
+    of_branch, of_trunk = targets(words, part(examples, others))
+    assert max(of_branch.max(), of_trunk.max()) < 18
+    assert len(examples.tokens) < 1.35 * len(make(replace(material, stream=stream), recent_days=365).tokens)
+
+
+def part(examples: Examples, rows: np.ndarray) -> Examples:
+    inside = np.zeros(len(examples.tokens), dtype=bool)
+    for row in rows:
+        inside[examples.offsets[row] : examples.offsets[row + 1]] = True
+    return replace(examples, **{name: getattr(examples, name)[inside] for name in ("tokens", "span", "loss")})
+
+
 @pytest.mark.parametrize("rows", [1, 8])
 def test_less_than_three_percent_is_padding(words: Vocabulary, rows: int) -> None:
     """Histories as a shop's or a video service's: a heavy tail, days of one to a dozen events."""
