@@ -40,12 +40,14 @@ class CorpusParams(Params):
     """Most items of one day that are targets of its branch, drawn without replacement."""
     session_branches: int = Field(default=1, ge=0)
     """Branches a window that begin within a day, each with the very next item as its target."""
+    reward_cap: float = Field(default=0.9, gt=0.0, le=1.0)
+    """Quantile of the rewards above 0 from which on an event is a target for sure; below it by reward / that reward."""
     half_life_days: float = Field(default=180.0, gt=0.0)
     """A window so much older than another comes half as likely before it in an epoch."""
     recent_days: int = Field(default=1, ge=1)
-    """A window whose last target lies in the last so many days (as_of included) is `recent`: the daily increment."""
+    """Targets of the last so many days (as_of included) have `recent` windows of their own: the daily increment."""
     replay_share: float = Field(default=0.1, ge=0.0, le=1.0)
-    """Share of the other windows that are `replay`, trained with the daily increment against forgetting."""
+    """Share of the windows of older targets that are `replay`, trained with the daily increment against forgetting."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Events:
 
     rows: (E,) int64, row of the item in the SID table. timestamps: (E,) epoch milliseconds. user_ids: (U,).
     user_starts: (U + 1,) int64, first event of each user. num_unknown: events dropped because their item has no SID.
+    rewards: (E,) float32, what the recipe's `histories.reward` makes of each event.
     numbers: numeric column of events → (E,) float32, NaN where it is not known.
     """
 
@@ -62,6 +65,7 @@ class Events:
     user_ids: list[str]
     user_starts: np.ndarray
     num_unknown: int
+    rewards: np.ndarray
     numbers: dict[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
@@ -75,10 +79,11 @@ class Events:
         counts = np.bincount(user, minlength=len(lengths))
         return cls(
             rows=found.drop_null().to_numpy().astype(np.int64),
-            timestamps=histories.column("timestamps").combine_chunks().flatten().to_numpy()[known],
+            timestamps=histories.column("timestamps").combine_chunks().flatten().to_numpy(zero_copy_only=False)[known],
             user_ids=histories.column("user_id").to_pylist(),
             user_starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             num_unknown=int((~known).sum()),
+            rewards=flat_numbers(histories, "rewards", lengths)[known],
             numbers={name: flat_numbers(histories, name, lengths)[known] for name in NUMBERS},
         )
 

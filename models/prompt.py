@@ -2,10 +2,18 @@
 
     <bos> <history> sid sid <gap> sid … [<gap>] <user> country France <context> sid <next>   → the target's L tokens
 
-The order of the segments is the recipe's and is stored with the vocabulary (PLUM 2.3 and Figure 2; the order
-`watch history | user features | context item` is the default). A gap token stands only before an event that came an
-hour or more after the one before it, so that the items of one basket cost no extra tokens; the last one tells how long
-after its last event the user is back. A segment with nothing to say is left out.
+The template is the order of the three segments (PLUM 2.3 and Figure 2), of which all but the history may be left out:
+
+    vocabulary: {template: [history, user, context]}       in the recipe; this is the default
+
+It is stored with the vocabulary, so a release serves what it was trained on, whatever the recipe says by then. What a
+segment looks like stands here and nowhere else: no other module writes <history>, <user>, <context> or <next> (a test
+holds it). `models/sft_examples.py` puts the same parts (head, events, tail) together as trees, `models/retriever.py`
+asks for a whole prompt.
+
+A gap token stands only before an event that came an hour or more after the one before it, so that the items of one
+basket cost no extra tokens; the last one tells how long after its last event the user is back. A segment with nothing
+to say is left out.
 """
 
 from collections.abc import Mapping, Sequence

@@ -186,7 +186,7 @@ def test_only_sids_are_targets_of_fine_tuning(place: Place, corpus: Path) -> Non
     sft = Examples.load(corpus / "sft.npz")
     assert (sft.tokens[sft.loss == 1] >= words.sid_base).all()
     without = Examples.load(make(place, corpus.parent / "trunkless", trunk_loss=False) / "sft.npz")
-    assert without.tokens.tolist() == sft.tokens.tolist()
+    assert len(without.tokens) <= len(sft.tokens)  # the newest day stands in a trunk only where it is a target there
     assert without.loss.sum() < sft.loss.sum()
     assert without.loss.sum() == 3 * len(list(branch_targets(words, without)))
 
@@ -292,7 +292,8 @@ def test_a_hundred_thousand_events_take_seconds(place: Place) -> None:
     users, each = 700, 143
     moments = np.sort(rng.integers(0, LAST_DAY * MS_PER_DAY, (users, each)), axis=1).reshape(-1)
     starts = np.arange(0, users * each + 1, each)
-    events = Events(rng.integers(0, 29, users * each), moments, [str(n) for n in range(users)], starts, 0)
+    rows, rewards = rng.integers(0, 29, users * each), np.ones(users * each, dtype=np.float32)
+    events = Events(rows, moments, [str(n) for n in range(users)], starts, 0, rewards)
     stream = render_events(words, table.codes[events.rows], events.timestamps, events.firsts)
     texts = item_texts(Catalog.load(place.folder / "catalog"), table)
     material = Material(words, table, events, stream, {}, texts)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,17 @@ def test_order_is_the_recipes(words: Vocabulary) -> None:
     assert (
         spell(words, render_prompt(bare, [(A, 0)], {"country": "Peru"})) == "<bos><history><a_0><b_1><c_2><gap_4><next>"
     )
+
+
+def test_nobody_else_writes_a_segment(root: Path) -> None:
+    """The tokens that open a segment are named where they are made and where a request is rendered."""
+    named = {
+        path.relative_to(root).as_posix()
+        for folder in ("plumline", "features", "models", "serving", "monitoring", "flows")
+        for path in (root / folder).rglob("*.py")
+        if any(f'"<{name}>"' in path.read_text(encoding="utf-8") for name in ("history", "user", "context", "next"))
+    }
+    assert named == {"models/prompt.py", "models/vocabulary.py"}
 
 
 def test_profile_is_text_from_outside(words: Vocabulary) -> None:

@@ -1,0 +1,127 @@
+"""A log, lived through day by day: what the pipeline's stages make of it, one folder a day, without training anything.
+
+Stages are called in this process, by their functions, with the recipe's parameters: the first day learns embeddings,
+quantizer, SIDs and vocabulary, every later one adopts them and gives SIDs to new items, as the flow `daily` does.
+A folder is finished when its `done` lies in it; an unfinished one is made anew.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from features import catalog, events, histories, landing
+from features.batches import utc_day
+from models import embeddings, index, quantizer, sids, vocabulary
+from plumline.errors import InputError
+from plumline.schema import EVENTS, ITEMS, USERS
+from plumline.stage import Params, load_params, say
+
+_DONE = "done"
+_LANDED_AT = datetime(2100, 1, 1, tzinfo=UTC)  # no event is from the future: the benchmark has no clock
+
+
+@contextmanager
+def making(folder: Path) -> Iterator[Path | None]:
+    """Hands over an empty folder, or None if it is finished; finished once the block has ended well."""
+    if (folder / _DONE).exists():
+        yield None
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    yield folder
+    (folder / _DONE).touch()
+
+
+@dataclass(frozen=True)
+class Day:
+    """What may be known at the end of a day. asked: the next day of the log, whose users are the queries.
+
+    folder: events, catalog, histories (with queries), embeddings, quantizer, sids, vocabulary, index.
+    """
+
+    as_of: date
+    asked: date
+    folder: Path
+
+    def inputs(self, *names: str) -> dict[str, Path]:
+        """Folders of artifacts by name, as stages and loaders take them."""
+        return {name: self.folder / name for name in names}
+
+
+@dataclass(frozen=True)
+class Log:
+    """A landed data set. folder: of everything made of it. recipe: file. days: those that have events, sorted."""
+
+    folder: Path
+    recipe: Path
+    seed: int
+    days: tuple[date, ...]
+
+    @staticmethod
+    def land(data: Path, folder: Path, recipe: Path, seed: int, max_days: int | None = None) -> "Log":
+        """Land <data>/items.parquet, events.parquet and, if there, users.parquet; only the last max_days of it."""
+        tables: dict[str, pa.Table | None] = {"users": None}
+        for name, contract in (("items", ITEMS), ("events", EVENTS), ("users", USERS)):
+            if (data / f"{name}.parquet").is_file():
+                tables[name] = landing.rename(landing.read_table(data / f"{name}.parquet"), contract, {}).table
+        if missing := {"items", "events"} - tables.keys():
+            raise InputError(f"{data}: no {sorted(missing)[0]}.parquet; give a folder with items and events")
+        found = tables["events"]
+        assert found is not None
+        day_of = utc_day(found.column("timestamp"))
+        if max_days is not None:
+            first = pc.max(day_of).as_py() - timedelta(days=max_days - 1)
+            kept = pc.greater_equal(day_of, pa.scalar(first))
+            found, day_of = found.filter(kept), day_of.filter(kept)
+        with making(folder / "landing") as scratch:
+            if scratch is not None:
+                landing.land(tables["items"], found, tables["users"], landing=scratch, source="x", now=_LANDED_AT)
+        return Log(folder, recipe, seed, tuple(sorted(pc.unique(day_of).to_pylist())))
+
+    def first_day(self, as_of: date) -> Day:
+        """Learn everything anew on a day."""
+        return self._make(as_of, None)
+
+    def following(self, before: Day) -> Day:
+        """The next day, with SIDs of the new items from the frozen quantizer."""
+        return self._make(before.asked, before)
+
+    def _make(self, as_of: date, before: Day | None) -> Day:
+        folder = self.folder / f"day-{as_of}"
+        day = Day(as_of, self.days[self.days.index(as_of) + 1], folder)
+        base = before.folder if before else None
+        with making(folder) as scratch:
+            if scratch is None:
+                return day
+            say(f"{as_of}: {'learning SIDs' if before is None else 'SIDs of new items'}")
+            ahead = (day.asked - as_of).days
+            landed = self.folder / "landing"
+
+            def make(stage: ModuleType, kind: type[Params], told: dict[str, int] | None = None, **inputs: Any) -> None:
+                section = stage.__name__.rpartition(".")[2]
+                params = load_params(self.recipe, section, kind).model_copy(update=told)
+                (folder / section).mkdir()
+                stage.run(params, out=folder / section, **inputs)
+
+            lake, traffic = str(self.folder / "lake"), self.folder / "traffic"
+            given = {"landing": landed, "traffic": traffic, "lake": lake, "as_of": as_of}
+            make(events, events.EventsParams, {"horizon_days": ahead}, **given)
+            make(catalog, catalog.CatalogParams, landing=landed, as_of=as_of, **day.inputs("events"))
+            inputs = day.inputs("events", "catalog")
+            make(histories, histories.HistoriesParams, {"eval_days": ahead}, as_of=as_of, **inputs)
+            make(embeddings, embeddings.EmbeddingsParams, base=base, **day.inputs("catalog"))
+            inputs = day.inputs("embeddings", "histories")
+            make(quantizer, quantizer.QuantizerParams, base=base, previous=None, seed=self.seed, **inputs)
+            inputs = day.inputs("embeddings", "quantizer", "histories")
+            make(sids, sids.SidsParams, base=base, previous=None, **inputs)
+            make(vocabulary, vocabulary.VocabularyParams, base=base, **day.inputs("catalog", "sids"))
+            make(index, index.IndexParams, **day.inputs("catalog", "sids"))
+        return day
