@@ -27,6 +27,7 @@ def checkpoint_of(stage: str) -> Path:
 
 _OPEN_ROWS = 64
 _MULTIPLE = 8  # widths of batches, for the sake of vector units
+_FAR = 1 << 40
 
 
 class LoopParams(Params):
@@ -86,7 +87,8 @@ class Batch:
 
     tokens: (B, T) int64. mask: (B, T, T) bool, [b, q, k] whether q sees k. positions: (B, T) int64, how many tokens a
     token sees before itself. source, target: (n,) int64, flat place whose output predicts, and the token to be
-    predicted. num_tokens: without padding. example_ids: which examples these are.
+    predicted. num_tokens: without padding, and without leaves, which are targets alone and take no place.
+    example_ids: which examples these are.
     """
 
     tokens: np.ndarray
@@ -107,7 +109,8 @@ class Rows:
     def __init__(self, examples: Examples, chosen: np.ndarray, row_tokens: int, seed: int, pad: int) -> None:
         if not len(chosen):
             raise InputError("no example to train on; widen corpus.recent_days or replay_share, or land more events")
-        lengths = examples.lengths
+        leaves = np.concatenate([[0], np.cumsum(_leaves(examples.span, examples.loss))])
+        lengths = examples.lengths - np.diff(leaves[examples.offsets])
         longest = int(lengths[chosen].max())
         if longest > row_tokens:
             raise InputError(f"row_tokens {row_tokens} is less than the longest example, {longest}; raise it to that")
@@ -137,37 +140,45 @@ class Rows:
 
     def batch(self, rows: list[list[int]]) -> Batch:
         """The arrays of some rows, as wide as the fullest of them needs."""
-        examples = self.examples
         filled = [int(self._lengths[members].sum()) for members in rows]
         width = -(-max(filled) // _MULTIPLE) * _MULTIPLE
         tokens = np.full((len(rows), width), self.pad, dtype=np.int64)
-        span = np.ones((len(rows), width), dtype=np.int64)
-        loss = np.zeros((len(rows), width), dtype=bool)
+        # Places count the leaves too, which are not in the row; padding stands behind everything and sees itself.
+        place = np.tile(_FAR + np.arange(width), (len(rows), 1))
+        reach = place + 1
+        targets: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         for row, members in enumerate(rows):
-            at = 0
-            for member in members:
-                begin, end = examples.offsets[member], examples.offsets[member + 1]
-                inside = slice(at, at + int(end - begin))
-                tokens[row, inside] = examples.tokens[begin:end]
-                span[row, inside] = examples.span[begin:end]
-                loss[row, inside] = examples.loss[begin:end]
-                at = inside.stop
-        places = np.arange(width)
-        mask = (places[:, None] < (places + span)[:, None, :]) & np.tri(width, dtype=bool)
-        rows_n, columns_n = np.nonzero(loss)
-        before = mask[rows_n, columns_n] & (places < columns_n[:, None])
-        parents_n = np.where(before, places, -1).max(axis=1, initial=-1)
-        follows = parents_n >= 0  # the root of an example follows nothing
-        rows_n, columns_n, parents_n = rows_n[follows], columns_n[follows], parents_n[follows]
+            token, span, loss = (np.concatenate(parts) for parts in zip(*map(self._example, members), strict=True))
+            at = np.arange(len(token))
+            inner = ~_leaves(span, loss)
+            inside = slice(0, int(inner.sum()))
+            tokens[row, inside], place[row, inside], reach[row, inside] = token[inner], at[inner], (at + span)[inner]
+            wanted = np.flatnonzero(loss)
+            sees = (place[row] < wanted[:, None]) & (reach[row] > wanted[:, None])
+            parent = np.where(sees, np.arange(width), -1).max(axis=1, initial=-1)
+            follows = parent >= 0  # the root of an example follows nothing
+            targets.append((np.full(int(follows.sum()), row), parent[follows], token[wanted[follows]]))
+        rows_n, parents_n, targets_n = (np.concatenate(parts) for parts in zip(*targets, strict=True))
+        mask = (place[:, :, None] >= place[:, None, :]) & (place[:, :, None] < reach[:, None, :])
         return Batch(
             tokens=tokens,
             mask=mask,
             positions=mask.sum(axis=2) - 1,
             source=rows_n * width + parents_n,
-            target=tokens[rows_n, columns_n],
+            target=targets_n.astype(np.int64),
             num_tokens=sum(filled),
             example_ids=np.array([member for members in rows for member in members]),
         )
+
+    def _example(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        examples = self.examples
+        inside = slice(examples.offsets[number], examples.offsets[number + 1])
+        return examples.tokens[inside], examples.span[inside].astype(np.int64), examples.loss[inside].astype(bool)
+
+
+def _leaves(span: np.ndarray, loss: np.ndarray) -> np.ndarray:
+    """Targets that nothing follows: to be predicted, never to be read, so they take no place in a row."""
+    return (span == 1) & (loss != 0)
 
 
 def shuffle(weight: np.ndarray, seed: int) -> np.ndarray:

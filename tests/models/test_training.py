@@ -121,7 +121,7 @@ def test_batch_is_as_wide_as_it_must_be() -> None:
     rows = all_rows(examples)
     members = [[0, 1], [2]]
     batch = rows.batch(members)
-    filled = [examples.lengths[m].sum() for m in members]
+    filled = [examples.lengths[m].sum() - len(m) for m in members]  # the last target of a sequence takes no place
     assert max(filled) <= batch.tokens.shape[1] < max(filled) + 8
     assert batch.num_tokens == sum(filled)
     assert batch.example_ids.tolist() == [0, 1, 2]
@@ -137,6 +137,7 @@ def test_mask_positions_and_targets_of_a_tree() -> None:
         assert batch.positions[0, seen].tolist() == list(range(len(seen)))
         found.append([*batch.tokens[0, seen].tolist(), int(target)])
     assert sorted(found) == sorted(paths)
+    assert set(batch.tokens.ravel().tolist()) & {7, 9, 11} == set()  # leaves are targets, nobody reads them
     assert np.diagonal(batch.mask[0]).all()  # padding too, else its softmax is not a number
 
 
@@ -206,7 +207,7 @@ def test_metrics_and_progress(tmp_path: Path) -> None:
     assert lines[-1]["tokens_per_s"] > 0
     assert metrics["parameters"] == sum(p.numel() for p in model.parameters())
     assert metrics["steps"] == 6
-    assert 0 < metrics["target_tokens"] < metrics["tokens"]
+    assert 0 < metrics["target_tokens"] <= metrics["tokens"]  # the last token of a sequence is a target, never read
     assert 0 <= metrics["padding_share"] < 0.3
     assert not {"seconds", "tokens_per_s"} & metrics.keys()
     assert not model.training
