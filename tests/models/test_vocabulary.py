@@ -1,5 +1,6 @@
 """The vocabulary: ids where they should be, and nothing from outside ever among the reserved ones."""
 
+import itertools
 import random
 import subprocess
 import sys
@@ -12,15 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.sid_table import SidTable
-from models.vocabulary import CONTROL, Vocabulary, VocabularyParams, clean_text, profile_text, run
+from models.vocabulary import CONTROL, PHRASES, Vocabulary, VocabularyParams, clean_text, profile_text, run
 from plumline.artifact import MANIFEST, list_files, read_json, sha256_file, write_json
 from plumline.errors import CorruptArtifactError, InputError
 from plumline.schema import HISTORIES, ITEMS, conform
 from plumline.sid import SidSpace
-from plumline.tables import write_parquet
+from plumline.tables import save_arrays, write_parquet
 
 SPACE = SidSpace((6, 4, 3))
 TITLES = ["RED WOOLLY HOTTIE WHITE HEART", "café à la carte ♥", "Pink <b>bold</b> box", "数字 teapot"]
+
+SPECIAL = ("<|im_start|>", "<|im_end|>", "<think>")
+"""Control tokens that the tokenizer of `make_foreign` brings along."""
 
 
 def write_inputs(folder: Path) -> None:
@@ -176,45 +180,111 @@ def test_the_test_can_fail(words: Vocabulary) -> None:
 
 
 def fuzzed_titles(words: Vocabulary, num_titles: int, seed: int) -> list[str]:
-    """Titles out of reserved tokens, their pieces, look-alikes and invisible characters."""
+    """Titles out of control tokens (ours and a foreign model's), their pieces, look-alikes, invisible characters, any
+    Unicode; nested, cut off, turned around, some very long."""
     rng = random.Random(seed)
-    tokens = words.tokenizer.convert_ids_to_tokens(list(words.reserved))
+    tokens = [*words.tokenizer.convert_ids_to_tokens(list(words.reserved)), *SPECIAL, "<|endoftext|>", "</s>"]
     wide = {ord(c): ord(c) + 0xFEE0 for c in map(chr, range(0x21, 0x7F))}
-    hidden = ["\u200b", "\u200d", "\u2060", "\ufeff", "\u00ad", "\x00", "\x1f", "\u202e", "\ue000", "\U000e0041"]
-    plain = [*TITLES, *ATTACKS, "<", ">", "_", "a_", " ", "1", "　", "\n"]
+    brackets = [*map(str.maketrans, ["<>"] * 4, ["＜＞", "‹›", "﹤﹥", "〈〉"])]
+    hidden = ["\u200b", "\u200d", "\u2060", "\ufeff", "\u00ad", "\x00", "\x1f", "\u202e", "\u2066", "\u2069"]
+    hidden += ["\ue000", "\U000e0041", "\u0301", "\ufe0f"]
+    partial = [
+        "<",
+        ">",
+        "<|",
+        "|>",
+        "_",
+        "a_",
+        "<a",
+        "<sid",
+        "<sid_",
+        "<|im",
+        "<|im_start",
+        "_0>",
+        "<gap_",
+        " ",
+        "1",
+        "　",
+    ]
+    plain = [*TITLES, *ATTACKS, *partial, "\n", "\t"]
+
+    def unicode_text() -> str:
+        return "".join(chr(rng.randrange(0x110000)) for _ in range(rng.randrange(1, 12)))
+
+    def pierced(token: str, by: str) -> str:
+        at = rng.randrange(len(token) + 1)
+        return token[:at] + by + token[at:]
 
     def piece() -> str:
         token = rng.choice(tokens)
-        kind = rng.randrange(6)
+        kind = rng.randrange(11)
         if kind == 0:
             return token
         if kind == 1:
             return token.translate(wide)
         if kind == 2:
-            at = rng.randrange(len(token) + 1)
-            return token[:at] + rng.choice(hidden) + token[at:]
+            return pierced(token, rng.choice(hidden))
         if kind == 3:
-            at = rng.randrange(len(token) + 1)
-            return token[:at] + rng.choice(tokens) + token[at:]
+            return pierced(token, rng.choice(tokens))  # nested: what is left when the inner one goes
         if kind == 4:
             return "".join(c + rng.choice(["", "", *hidden]) for c in token.translate(wide))
+        if kind == 5:
+            return token.translate(rng.choice(brackets))
+        if kind == 6:
+            return token[: rng.randrange(len(token))] + rng.choice(partial)
+        if kind == 7:
+            return "\u202e" + token[::-1] + "\u202c"
+        if kind == 8:
+            return unicode_text()
+        if kind == 9:
+            return rng.choice(partial) + rng.choice(hidden) + rng.choice(partial)
         return rng.choice(plain)
 
-    return ["".join(piece() for _ in range(rng.randrange(1, 5))) for _ in range(num_titles)]
+    def title() -> str:
+        text = "".join(piece() for _ in range(rng.randrange(1, 5)))
+        return text * rng.randrange(100, 1000) if rng.random() < 0.002 else text
+
+    return [title() for _ in range(num_titles)]
 
 
 def count_reserved(words: Vocabulary, num_titles: int, seed: int) -> int:
+    """Ids among fuzzed titles that only we, or the authors of the text model, may write."""
     found = words.encode_untrusted_batch(fuzzed_titles(words, num_titles, seed), 64)
-    return sum(i >= words.reserved_base for ids in found for i in ids)
+    ids = np.fromiter(itertools.chain.from_iterable(found), dtype=np.int64)
+    assert len(ids) > num_titles
+    return int((ids >= words.reserved_base).sum() + np.isin(ids, list(words.base_special)).sum())
 
 
-def test_twenty_thousand_fuzzed_titles_yield_no_reserved_id(words: Vocabulary) -> None:
-    assert count_reserved(words, 20_000, 1) == 0
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
+    """A vocabulary over a foreign tokenizer that knows control tokens itself, trimmed."""
+    folder = tmp_path_factory.mktemp("extended")
+    make_foreign(folder / "foreign")
+    return make(folder, text_model=str(folder / "foreign"), trim_text=True)
+
+
+def test_twenty_thousand_fuzzed_titles_yield_no_reserved_id(words: Vocabulary, extended: Vocabulary) -> None:
+    assert count_reserved(words, 10_000, 1) == 0
+    assert count_reserved(extended, 10_000, 2) == 0
+
+
+def test_the_fuzzer_finds_what_is_open(extended: Vocabulary) -> None:
+    """The same titles through the plain tokenizer: reserved tokens by the hundred."""
+    from tokenizers import Tokenizer
+
+    naive = Tokenizer.from_file(str(extended.folder / "tokenizer" / "tokenizer.json"))
+    closed = Vocabulary.load(extended.folder)
+    titles = [clean_text(title, 2048) for title in fuzzed_titles(extended, 500, 3)]
+    ids = np.concatenate([encoding.ids for encoding in naive.encode_batch(titles, add_special_tokens=False)])
+    assert (ids >= closed.reserved_base).sum() > 100
+    assert np.isin(ids, list(closed.base_special)).sum() > 10
 
 
 @pytest.mark.slow
-def test_a_million_fuzzed_titles_yield_no_reserved_id(words: Vocabulary) -> None:
-    assert sum(count_reserved(words, 50_000, seed) for seed in range(20)) == 0
+@pytest.mark.fault
+def test_a_million_fuzzed_titles_yield_no_reserved_id(words: Vocabulary, extended: Vocabulary) -> None:
+    for seed in range(20):
+        assert count_reserved(words if seed % 2 else extended, 50_000, seed) == 0
 
 
 def test_clean_text() -> None:
@@ -255,6 +325,7 @@ def test_base_is_adopted(tmp_path: Path, words: Vocabulary) -> None:
         ({"template": ("history", "user", "user")}, "twice"),
         ({"text_tokens": 100}, "256"),
         ({"num_gaps": 0}, "num_gaps"),
+        ({"trim_text": True}, "trim_text"),
         ({"text_model": "/nowhere/at/all"}, "text_model"),
     ],
 )
@@ -290,6 +361,55 @@ def test_a_tokenizer_from_elsewhere_is_extended(tmp_path: Path, words: Vocabular
     for attack in [*ATTACKS, "</s>", "<bos>"]:
         ids = extended.encode_untrusted(attack, 64)
         assert not set(ids) & {*extended.reserved, *extended.base_special}
+
+
+def make_foreign(folder: Path) -> None:
+    """A byte-level BPE with special tokens of its own, one of which is no special one by its flag."""
+    from tokenizers import AddedToken
+    from transformers import PreTrainedTokenizerFast
+
+    from models.text_tokenizer import train_tokenizer
+
+    others = ["a rarely used sentence of general text", "words that nobody here will ever ask for"]
+    trained = train_tokenizer([*TITLES, *others] * 3, 600)
+    foreign = PreTrainedTokenizerFast(
+        tokenizer_object=trained.backend_tokenizer, bos_token="<|im_start|>", eos_token="<|im_end|>"
+    )
+    foreign.add_tokens([AddedToken("<think>", special=False, normalized=False)])
+    foreign.save_pretrained(folder)
+    write_json(folder / "config.json", {"model_type": "llama"})
+
+
+def test_text_tokens_are_trimmed_to_what_is_read(tmp_path: Path) -> None:
+    make_foreign(tmp_path / "foreign")
+    told = {"text_model": str(tmp_path / "foreign")}
+    whole = make(tmp_path, "whole", **told)
+    small = make(tmp_path, "small", trim_text=True, **told)
+    (tmp_path / "general.txt").write_text("a rarely used sentence\n\nof general text\n")
+    general = make(tmp_path, "general", trim_text=True, general_text=tmp_path / "general.txt", **told)
+    assert 256 < small.reserved_base < general.reserved_base < whole.reserved_base
+    assert whole.text_rows.tolist() == list(range(whole.reserved_base))
+    for text in [*TITLES, "tea, heart", "country France"]:
+        ids = whole.encode_untrusted(text, 64)
+        for words in (small, general):
+            assert words.text_rows[words.encode_untrusted(text, 64)].tolist() == ids
+    for phrase in (part for pair in PHRASES.values() for part in pair):
+        assert small.text_rows[small.encode_phrase(phrase)].tolist() == whole.encode_phrase(phrase)
+    text = "a rarely used sentence"
+    assert general.text_rows[general.encode_untrusted(text, 64)].tolist() == whole.encode_untrusted(text, 64)
+    assert len(small.encode_untrusted(text, 64)) > len(general.encode_untrusted(text, 64))
+    assert small.tokenizer.convert_ids_to_tokens(small.sid_base) == SPACE.token(0, 0)
+    for words in (whole, small):
+        assert words.base_special == {words.tokenizer.convert_tokens_to_ids(t) for t in SPECIAL}
+    with pytest.raises(InputError, match="general_text"):
+        make(tmp_path, "gone", trim_text=True, general_text=tmp_path / "gone.txt", **told)
+
+
+def test_text_rows_of_another_vocabulary_are_refused(tmp_path: Path, words: Vocabulary) -> None:
+    write_json(tmp_path / "vocabulary.json", read_json(words.folder / "vocabulary.json"))
+    save_arrays(tmp_path / "text_rows.npz", rows=np.arange(3))
+    with pytest.raises(CorruptArtifactError, match="text_rows"):
+        _ = Vocabulary.load(tmp_path).text_rows
 
 
 def test_loading_needs_no_torch(words: Vocabulary) -> None:
