@@ -29,5 +29,6 @@ def mean_loss(model: Any, examples: Examples, rows: np.ndarray, row_tokens: int)
 def distance(weights: Path, anchor: Path) -> float:
     """Euclidean distance of two checkpoints, relative to the length of the second."""
     one, other = (dict(load_language_model(folder).named_parameters()) for folder in (weights, anchor))
-    moved = sum(float((one[name] - other[name]).square().sum()) for name in other)
-    return round((moved / sum(float(p.square().sum()) for p in other.values())) ** 0.5, 6)
+    with torch.no_grad():
+        moved = sum(float((one[name] - other[name]).square().sum()) for name in other)
+        return round((moved / sum(float(p.square().sum()) for p in other.values())) ** 0.5, 6)
