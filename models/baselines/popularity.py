@@ -30,7 +30,7 @@ class Popularity:
         return Popularity(items, weigh(read_events(histories, items), len(items), half_life_days))
 
     def rank(self, histories: Sequence[Sequence[str]], k: int, exclude: Sequence[Collection[str]]) -> list[list[str]]:
-        """The k most popular items that are not excluded, ties by item id. Histories are not looked at."""
+        """The k most popular items that are not excluded. Histories are not looked at."""
         return rank_items(
             lambda chunk: np.broadcast_to(self.weights, (len(histories[chunk]), len(self.weights))),
             self.weights,

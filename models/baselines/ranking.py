@@ -4,16 +4,22 @@ The interface of a baseline is two calls:
 
     Baseline.fit(histories, item_ids, …) → a frozen baseline      histories: pa.Table of plumline.schema.HISTORIES
     baseline.rank(histories, k, exclude) → Q lists of ≤ k item ids, best first
+
+Items of equal score and equal tie-break come in the order of a hash of their ids: ids may say when an item came or what
+is sold with it (events of one day often lie in the order of their ids), and a baseline must not profit from that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from models.sids import digit_of
 
 _CHUNK = 256
 
@@ -54,8 +60,27 @@ def chunks(num_queries: int) -> Iterator[slice]:
         yield slice(start, start + _CHUNK)
 
 
+def known_items(histories: pa.Table, item_ids: Sequence[str]) -> list[str]:
+    """The items to recommend, sorted, then every other one of the histories: those still say something about a user."""
+    items = sorted(item_ids)
+    seen = histories.column("item_ids").combine_chunks().flatten().unique().to_pylist()
+    return items + sorted(set(seen) - set(items))
+
+
+def recent_items(histories: Sequence[Sequence[str]], known_ids: Sequence[str], last: int, decay: float) -> Any:
+    """(Q, M) CSR over known_ids: the i-th last of the `last` known items of a history weighs decay^(i-1)."""
+    from scipy.sparse import csr_matrix
+
+    queries = encode(histories, known_ids, last)
+    lengths = np.asarray([len(query) for query in queries], dtype=np.int64)
+    places = np.concatenate([np.zeros(0), *(np.arange(n)[::-1] for n in lengths)])
+    numbers = np.asarray([number for query in queries for number in query], dtype=np.int64)
+    rows = np.repeat(np.arange(len(queries)), lengths)
+    return csr_matrix((decay**places, (rows, numbers)), shape=(len(queries), len(known_ids)))
+
+
 def rank_items(
-    score: Callable[[slice], np.ndarray],
+    score: Callable[[slice], Any],
     tie_break: np.ndarray,
     item_ids: Sequence[str],
     k: int,
@@ -63,19 +88,44 @@ def rank_items(
 ) -> list[list[str]]:
     """The k best items of each query that are not excluded.
 
-    score: queries start … stop → (queries, N) scores, higher is better. tie_break: (N,) what orders items of equal
-    score, higher first; after that the order of item_ids. exclude: one collection a query.
+    score: queries start … stop → (queries, N) scores, higher is better; an array, or CSR with no score below zero.
+    tie_break: (N,) what orders items of equal score, higher first; after that a hash of the id.
+    exclude: one collection a query.
     """
+    from scipy.sparse import issparse
+
     # Columns in the order of the tie-break, so that "first column wins" settles ties.
-    columns = np.lexsort((np.arange(len(item_ids)), -tie_break))
-    place = {item_ids[number]: column for column, number in enumerate(columns)}
+    columns = np.lexsort(([digit_of(item, 2**62) for item in item_ids], -tie_break))
+    places = np.argsort(columns)
+    place = {item: int(column) for item, column in zip(item_ids, places, strict=True)}
     ranked: list[list[str]] = []
     for chunk in chunks(len(exclude)):
-        scores = score(chunk)[:, columns].astype(np.float64)
-        for row, items in enumerate(exclude[chunk]):
-            scores[row, [place[item] for item in items if item in place]] = -np.inf
-        ranked += [[item_ids[columns[c]] for c in best_columns(row, k)] for row in scores]
+        scores = score(chunk)
+        rows = _sparse_rows(scores.tocsr(), places) if issparse(scores) else scores[:, columns].astype(np.float64)
+        for row, items in zip(rows, exclude[chunk], strict=True):
+            gone = [place[item] for item in items if item in place]
+            if isinstance(row, np.ndarray):
+                row[gone] = -np.inf
+                best = best_columns(row, k)
+            else:
+                best = _best_of_sparse(*row, gone, k, len(columns))
+            ranked.append([item_ids[columns[column]] for column in best])
     return ranked
+
+
+def _sparse_rows(scores: Any, places: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Columns (in the order of the tie-break) and scores of each row of a CSR."""
+    for start, stop in zip(scores.indptr[:-1], scores.indptr[1:], strict=True):
+        yield places[scores.indices[start:stop]], scores.data[start:stop]
+
+
+def _best_of_sparse(columns: np.ndarray, values: np.ndarray, gone: list[int], k: int, num_items: int) -> np.ndarray:
+    # Of the items without a score only the first by tie-break can come in: k of them, and as many as are excluded.
+    candidates = np.union1d(columns, np.arange(min(num_items, k + len(gone))))
+    scores = np.zeros(len(candidates))
+    scores[np.searchsorted(candidates, columns)] = values
+    scores[np.isin(candidates, gone)] = -np.inf
+    return candidates[best_columns(scores, k)]
 
 
 def best_columns(scores: np.ndarray, k: int) -> np.ndarray:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from models.baselines.item_knn import ItemKnn
+from models.sids import digit_of
 
 
 def slow_scores(lists: list[list[str]], query: list[str], window: int, decay: float, last: int) -> dict[str, float]:
@@ -38,7 +39,7 @@ def test_equals_plain_loops(seed: int, make_histories: Callable[..., pa.Table]) 
     for query, gone, found in zip(queries, exclude, ranked, strict=True):
         scores = slow_scores(lists, [item for item in query if item in popularity], 3, 0.8, 4)
         allowed = [item for item in listed if item not in gone]
-        best = sorted(allowed, key=lambda item: (-round(scores[item], 9), -popularity[item], item))[:5]
+        best = sorted(allowed, key=lambda item: (-round(scores[item], 9), -popularity[item], digit_of(item, 2**62)))[:5]
         assert [round(scores[item], 9) for item in found] == [round(scores[item], 9) for item in best]
         assert not gone & set(found)
         assert len(set(found)) == 5
@@ -59,3 +60,16 @@ def test_recent_pairs_count_more(make_histories: Callable[..., pa.Table]) -> Non
     histories = make_histories([["q", "old", "z", "z", "z", "q", "new"], ["q", "old"]])
     assert ItemKnn.fit(histories, ["new", "old"]).rank([["q"]], 1, [set()]) == [["old"]]
     assert ItemKnn.fit(histories, ["new", "old"], half_life_days=1.0).rank([["q"]], 1, [set()]) == [["new"]]
+
+
+def test_both_ways_the_order_of_two_items_is_not_known(make_histories: Callable[..., pa.Table]) -> None:
+    histories = make_histories([["a", "q"], ["a", "q"], ["q", "b"]])
+    assert ItemKnn.fit(histories, ["a", "b"]).rank([["q"]], 1, [set()]) == [["b"]]
+    ranker = ItemKnn.fit(histories, ["a", "b"], both_ways=True)
+    assert ranker.scores([["q"]]).toarray().tolist() == [[2.0, 1.0]]
+
+
+def test_cosine_divides_by_the_events_of_both(make_histories: Callable[..., pa.Table]) -> None:
+    histories = make_histories([["q", "a"], ["a"], ["a"], ["a"], ["q", "b"]])
+    ranker = ItemKnn.fit(histories, ["a", "b", "q"], cosine=True)
+    assert ranker.scores([["q"], []]).toarray() == pytest.approx(np.array([[8**-0.5, 2**-0.5, 0], [0, 0, 0]]))

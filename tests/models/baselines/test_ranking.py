@@ -4,8 +4,10 @@ import numpy as np
 import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
 
-from models.baselines.ranking import encode, rank_items, read_events
+from models.baselines.ranking import encode, rank_items, read_events, recent_items
+from models.sids import digit_of
 
 
 @given(st.integers(1, 12), st.integers(1, 14), st.integers(0, 2**32 - 1))
@@ -19,11 +21,12 @@ def test_top_k_equals_sorting(num_items: int, k: int, seed: int) -> None:
     expected = [
         sorted(
             (item for item in items if item not in gone),
-            key=lambda item: (-row[items.index(item)], -tie_break[items.index(item)], item),
+            key=lambda item: (-row[items.index(item)], -tie_break[items.index(item)], digit_of(item, 2**62)),
         )[:k]
         for row, gone in zip(scores, exclude, strict=True)
     ]
     assert rank_items(lambda chunk: scores[chunk], tie_break, items, k, exclude) == expected
+    assert rank_items(lambda chunk: csr_matrix(scores[chunk]), tie_break, items, k, exclude) == expected
 
 
 def test_more_queries_than_one_chunk() -> None:
@@ -45,3 +48,15 @@ def test_events_are_flat_and_known() -> None:
     assert events.users.tolist() == [0, 0, 2]
     assert events.timestamps.tolist() == [1, 3, 4]
     assert encode([["b", "x", "a"], []], ["a", "b"], 1) == [[0], []]
+
+
+def test_ids_say_nothing_in_a_tie() -> None:
+    items = [f"i{number:03d}" for number in range(200)]
+    [found] = rank_items(lambda chunk: np.zeros((1, 200)), np.zeros(200), items, 200, [set()])
+    assert sorted(found) == items
+    assert abs(np.corrcoef([items.index(item) for item in found], np.arange(200))[0, 1]) < 0.2
+
+
+def test_recent_items_weigh_by_place() -> None:
+    weights = recent_items([["a", "x", "b", "a"], [], ["b"]], ["a", "b"], last=2, decay=0.5).toarray()
+    assert weights.tolist() == [[1.0, 0.5], [0.0, 0.0], [0.0, 1.0]]

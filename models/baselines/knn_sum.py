@@ -1,0 +1,36 @@
+"""The sum of sequential item-kNN and text kNN: what goes together, and among equals what is alike.
+
+On the Amazon 2014 sets it beats most published generative models when seen items are masked, without any training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from models.baselines.item_knn import ItemKnn
+from models.baselines.ranking import rank_items
+from models.baselines.text_knn import TextKnn
+
+
+@dataclass(frozen=True)
+class KnnSum:
+    """knn, text: fitted on the same histories and the same item_ids. text_weight: what a cosine of 1 is worth in counts
+    of the item-kNN (which are cosines too if it was fitted so)."""
+
+    knn: ItemKnn
+    text: TextKnn
+    text_weight: float = 0.03
+
+    def __post_init__(self) -> None:
+        if self.knn.item_ids != self.text.item_ids:
+            raise ValueError("the two kNNs may not recommend the same items; fit both on the same item_ids")
+
+    def scores(self, histories: Sequence[Sequence[str]]) -> Any:
+        """(Q, N) CSR of scores ≥ 0."""
+        return self.knn.scores(histories) + self.text_weight * self.text.scores(histories)
+
+    def rank(self, histories: Sequence[Sequence[str]], k: int, exclude: Sequence[Collection[str]]) -> list[list[str]]:
+        """The k items with the highest score that are not excluded; ties by popularity."""
+        return rank_items(lambda chunk: self.scores(histories[chunk]), self.knn.weights, self.knn.item_ids, k, exclude)

@@ -1,0 +1,88 @@
+"""STAR's retrieval stage (Lee et al. 2024, "STAR: A Simple Training-free Approach for Recommendations using Large
+Language Models", section 3.1): cosines of text embeddings and of co-occurrence in users, summed over the last items.
+
+    score(x) = 1/n Σ_j r_j λ^(t_j) [a R_S(x, j) + (1 - a) R_C(x, j)]      j: the last l items; the last has t = 0
+
+R_S is the cosine of the embeddings, below zero set to zero; R_C = |U_x ∩ U_j| / sqrt(|U_x| |U_j|), U the users who took
+an item; both are 0 for an item with itself. a = 0.5, λ = 0.7, l = 3 as in the paper; ratings r_j are taken as 1. The
+paper's embeddings are a large model's, its figures are of masked seen items, and its second stage (an LLM that compares
+pairs) is not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from models.baselines.popularity import weigh
+from models.baselines.ranking import known_items, rank_items, read_events, recent_items
+
+
+@dataclass(frozen=True)
+class Star:
+    """known_ids: M items, item_ids: the first N of them, which may be recommended.
+
+    vectors: (M, D) float32, rows of length one or zero. together: (M, N) scipy CSR, R_C. weights: (N,) float64
+    popularity, orders items of equal score. semantic_weight, decay, last: a, λ, l.
+    """
+
+    known_ids: list[str]
+    item_ids: list[str]
+    vectors: np.ndarray
+    together: Any
+    weights: np.ndarray
+    semantic_weight: float
+    decay: float
+    last: int
+
+    @staticmethod
+    def fit(
+        histories: pa.Table,
+        item_ids: Sequence[str],
+        vector_ids: Sequence[str],
+        vectors: np.ndarray,
+        *,
+        semantic_weight: float = 0.5,
+        decay: float = 0.7,
+        last: int = 3,
+    ) -> Star:
+        """Count users. vectors: (V, D) embeddings of the items of vector_ids; an item that they lack is like none."""
+        from scipy.sparse import csr_matrix, diags
+
+        known = known_items(histories, item_ids)
+        row = {item: number for number, item in enumerate(vector_ids)}
+        has = np.array([item in row for item in known])
+        placed = np.zeros((len(known), vectors.shape[1]), np.float32)
+        placed[has] = vectors[[row[item] for item in known if item in row]]
+        norms = np.linalg.norm(placed, axis=1, keepdims=True)
+        np.divide(placed, norms, out=placed, where=norms > 0)
+        events = read_events(histories, known)
+        taken = csr_matrix(
+            (np.ones(len(events.items)), (events.items, events.users)), shape=(len(known), histories.num_rows)
+        )
+        taken.data[:] = 1.0  # of one user, however often (equal places were summed)
+        users = np.asarray(taken.sum(axis=1)).ravel()
+        scale = diags(1 / np.sqrt(np.maximum(users, 1)))
+        together = (scale @ (taken @ taken.T) @ scale).tolil()
+        together.setdiag(0)
+        live = known[: len(item_ids)]
+        weights = weigh(events, len(known), None)[: len(live)]
+        return Star(known, live, placed, together.tocsr()[:, : len(live)], weights, semantic_weight, decay, last)
+
+    def scores(self, histories: Sequence[Sequence[str]]) -> np.ndarray:
+        """(Q, N) float64. 1/n is left out: it is the same for all items of a query."""
+        recent = recent_items(histories, self.known_ids, self.last, self.decay)
+        asked = np.unique(recent.indices)
+        alike = np.maximum(self.vectors[asked] @ self.vectors[: len(self.item_ids)].T, 0)
+        itself = asked < len(self.item_ids)
+        alike[np.flatnonzero(itself), asked[itself]] = 0
+        semantic = recent[:, asked] @ alike
+        return self.semantic_weight * semantic + (1 - self.semantic_weight) * (recent @ self.together).toarray()
+
+    def rank(self, histories: Sequence[Sequence[str]], k: int, exclude: Sequence[Collection[str]]) -> list[list[str]]:
+        """The k items with the highest score that are not excluded; ties by popularity."""
+        return rank_items(lambda chunk: self.scores(histories[chunk]), self.weights, self.item_ids, k, exclude)

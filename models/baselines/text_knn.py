@@ -1,0 +1,78 @@
+"""Text kNN: the items whose words are most like those of the items that this user took last. Learns nothing from users.
+
+TF-IDF over title, channel (brand), topics (categories) and description, cosine (Salton & Buckley 1988). A user is the
+decayed sum of the items' vectors. A seen item is most like itself, so this one gains most where seen items are masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from models.baselines.popularity import weigh
+from models.baselines.ranking import known_items, rank_items, read_events, recent_items
+from models.text_encoders import terms_of
+from plumline.errors import InputError
+from plumline.schema import DESCRIBING
+from plumline.tables import column
+
+
+@dataclass(frozen=True)
+class TextKnn:
+    """known_ids: M items with or without text, item_ids: the first N of them, which may be recommended.
+
+    vectors: (M, F) scipy CSR of unit rows, empty where an item has no text. weights: (N,) float64 popularity, orders
+    items of equal score. decay, last: see `fit`.
+    """
+
+    known_ids: list[str]
+    item_ids: list[str]
+    vectors: Any
+    weights: np.ndarray
+    decay: float
+    last: int
+
+    @staticmethod
+    def fit(
+        histories: pa.Table, item_ids: Sequence[str], items: pa.Table, *, decay: float = 0.8, last: int = 50
+    ) -> TextKnn:
+        """Weigh words. items: ITEMS with the text, in any order; an item that it lacks has none.
+
+        last, decay: a query's score sums over the last items of its history, the i-th last by decay^(i-1). Raises
+        InputError if no item has a word.
+        """
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        known = known_items(histories, item_ids)
+        texts = dict(zip(column(items, "item_id"), texts_of(items), strict=True))
+        documents = [texts.get(item, "") for item in known]
+        if not any(map(terms_of, documents)):
+            raise InputError(
+                f"text kNN: none of {len(known)} items has a word in {', '.join(DESCRIBING)}; leave it out"
+            )
+        # No stop words: a shop's words are in many languages, and TF-IDF knows which are common.
+        vectors = TfidfVectorizer(analyzer=terms_of, sublinear_tf=True).fit_transform(documents).tocsr()
+        live = known[: len(item_ids)]
+        return TextKnn(known, live, vectors, weigh(read_events(histories, live), len(live), None), decay, last)
+
+    def scores(self, histories: Sequence[Sequence[str]]) -> Any:
+        """(Q, N) CSR of decayed sums of cosines, ≥ 0."""
+        users = recent_items(histories, self.known_ids, self.last, self.decay) @ self.vectors
+        return users @ self.vectors[: len(self.item_ids)].T
+
+    def rank(self, histories: Sequence[Sequence[str]], k: int, exclude: Sequence[Collection[str]]) -> list[list[str]]:
+        """The k items with the highest score that are not excluded; ties (no word known: all 0) by popularity."""
+        return rank_items(lambda chunk: self.scores(histories[chunk]), self.weights, self.item_ids, k, exclude)
+
+
+def texts_of(items: pa.Table) -> list[str]:
+    """What describes each item, as one text; empty where nothing does."""
+    columns = [column(items, name) if name in items.column_names else [None] * items.num_rows for name in DESCRIBING]
+    return [
+        ". ".join(part if isinstance(part, str) else ", ".join(filter(None, part)) for part in parts if part)
+        for parts in zip(*columns, strict=True)
+    ]
