@@ -41,10 +41,9 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import yaml  # noqa: E402
 
-from benchmarks.measuring.days import Day, Log, making  # noqa: E402
+from benchmarks.measuring.days import Day, Log, making, recall_of_queries  # noqa: E402
 from benchmarks.measuring.forgetting import distance, mean_loss  # noqa: E402
 from benchmarks.measuring.hardware import hardware, versions  # noqa: E402
-from features.catalog import Catalog  # noqa: E402
 from models import metrics, scores  # noqa: E402
 from models.cpt import CptParams  # noqa: E402
 from models.cpt_examples import cpt_examples  # noqa: E402
@@ -52,11 +51,9 @@ from models.examples import Examples  # noqa: E402
 from models.language import build_language_model, load_language_model, save_language_model  # noqa: E402
 from models.material import EPOCH, CorpusParams, Material  # noqa: E402
 from models.packing import LoopParams  # noqa: E402
-from models.retriever import Retriever  # noqa: E402
 from models.sft import SftParams  # noqa: E402
 from models.sft_examples import sft_examples  # noqa: E402
 from models.training import train  # noqa: E402
-from models.vocabulary import read_profiles  # noqa: E402
 from plumline import artifact  # noqa: E402
 from plumline.errors import InputError  # noqa: E402
 from plumline.stage import hash_seed, load_params, read_recipe, say  # noqa: E402
@@ -216,24 +213,8 @@ class Study:
 
     def recall(self, weights: Path, number: int) -> dict[str, list[float | None]]:
         """recall@10 of each query; None where nothing relevant is left."""
-        day, width = self.day(number), self.params("scores", scores.ScoresParams).width
-        inputs: dict[str, Any] = day.inputs("vocabulary", "sids", "index", "catalog")
-        retriever = Retriever.load(weights=weights, device="cpu", **inputs)
-        profiles = read_profiles(Catalog.load(day.folder / "catalog"))
-        queries = self.queries(number)
-        found: dict[str, list[float | None]] = {}
-        for protocol in scores.PROTOCOLS:
-            task = scores.Task.of(queries, protocol)
-            asked = [
-                replace(query.request(profiles.get(query.user_id, {})), exclude=seen)
-                for query, seen in zip(task.queries, task.exclude, strict=True)
-            ]
-            ranked = [[hit.item_id for hit in hits] for hits in retriever.retrieve(asked, scores.K, width)]
-            hits = metrics.hit_matrix(ranked, task.relevant, scores.K)
-            values = metrics.recall(hits, np.array([len(items) for items in task.relevant], dtype=np.int64))
-            of_query = dict(zip(map(id, task.queries), values.round(6).tolist(), strict=True))
-            found[protocol] = [of_query.get(id(query)) for query in queries]
-        return found
+        width = self.params("scores", scores.ScoresParams).width
+        return recall_of_queries(self.day(number), weights, self.queries(number), width)
 
     def row(self, arm: Arm, number: int) -> dict[str, Any]:
         """What an arm did on a day, and how well it was then."""

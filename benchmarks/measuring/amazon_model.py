@@ -250,9 +250,7 @@ def _opening(words: Vocabulary) -> list[int]:
 class _ExamplesOf:
     """Examples of so many passes over all histories; what the teacher says is worked out once."""
 
-    def __init__(
-        self, task: LeaveOneOut, words: Vocabulary, table: SidTable, params: AmazonParams, seed: int
-    ) -> None:
+    def __init__(self, task: LeaveOneOut, words: Vocabulary, table: SidTable, params: AmazonParams, seed: int) -> None:
         place = {item: row for row, item in enumerate(table.item_ids)}
         self.tokens = words.sid_token_ids(table.codes).astype(np.int32)
         self.opening = np.array(_opening(words), np.int32)

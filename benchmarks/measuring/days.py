@@ -6,20 +6,22 @@ A folder is finished when its `done` lies in it; an unfinished one is made anew.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from features import catalog, events, histories, landing
 from features.batches import utc_day
-from models import embeddings, index, quantizer, sids, vocabulary
+from models import embeddings, index, metrics, quantizer, scores, sids, vocabulary
+from models.retriever import Retriever
 from plumline.errors import InputError
 from plumline.schema import EVENTS, ITEMS, USERS
 from plumline.stage import Params, load_params, say
@@ -56,6 +58,28 @@ class Day:
         return {name: self.folder / name for name in names}
 
 
+def recall_of_queries(
+    day: Day, weights: Path, queries: Sequence[scores.Query], width: int
+) -> dict[str, list[float | None]]:
+    """Protocol → recall@10 of each query under these weights; None where nothing relevant is left."""
+    inputs: dict[str, Any] = day.inputs("vocabulary", "sids", "index", "catalog")
+    retriever = Retriever.load(weights=weights, device="cpu", **inputs)
+    profiles = vocabulary.read_profiles(catalog.Catalog.load(day.folder / "catalog"))
+    found: dict[str, list[float | None]] = {}
+    for protocol in scores.PROTOCOLS:
+        task = scores.Task.of(queries, protocol)
+        asked = [
+            replace(query.request(profiles.get(query.user_id, {})), exclude=seen)
+            for query, seen in zip(task.queries, task.exclude, strict=True)
+        ]
+        ranked = [[hit.item_id for hit in hits] for hits in retriever.retrieve(asked, scores.K, width)]
+        hits = metrics.hit_matrix(ranked, task.relevant, scores.K)
+        values = metrics.recall(hits, np.array([len(items) for items in task.relevant], dtype=np.int64))
+        of_query = dict(zip(map(id, task.queries), values.round(6).tolist(), strict=True))
+        found[protocol] = [of_query.get(id(query)) for query in queries]
+    return found
+
+
 @dataclass(frozen=True)
 class Log:
     """A landed data set. folder: of everything made of it. recipe: file. days: those that have events, sorted."""
@@ -86,15 +110,15 @@ class Log:
                 landing.land(tables["items"], found, tables["users"], landing=scratch, source="x", now=_LANDED_AT)
         return Log(folder, recipe, seed, tuple(sorted(pc.unique(day_of).to_pylist())))
 
-    def first_day(self, as_of: date) -> Day:
-        """Learn everything anew on a day."""
-        return self._make(as_of, None)
+    def first_day(self, as_of: date, eval_days: int | None = None) -> Day:
+        """Learn everything anew on a day. eval_days: calendar days that are asked; None: the next day with events."""
+        return self._make(as_of, None, eval_days)
 
     def following(self, before: Day) -> Day:
         """The next day, with SIDs of the new items from the frozen quantizer."""
         return self._make(before.asked, before)
 
-    def _make(self, as_of: date, before: Day | None) -> Day:
+    def _make(self, as_of: date, before: Day | None, eval_days: int | None = None) -> Day:
         folder = self.folder / f"day-{as_of}"
         day = Day(as_of, self.days[self.days.index(as_of) + 1], folder)
         base = before.folder if before else None
@@ -102,7 +126,7 @@ class Log:
             if scratch is None:
                 return day
             say(f"{as_of}: {'learning SIDs' if before is None else 'SIDs of new items'}")
-            ahead = (day.asked - as_of).days
+            ahead = eval_days or (day.asked - as_of).days
             landed = self.folder / "landing"
 
             def make(stage: ModuleType, kind: type[Params], told: dict[str, int] | None = None, **inputs: Any) -> None:
@@ -122,6 +146,6 @@ class Log:
             make(quantizer, quantizer.QuantizerParams, base=base, previous=None, seed=self.seed, **inputs)
             inputs = day.inputs("embeddings", "quantizer", "histories")
             make(sids, sids.SidsParams, base=base, previous=None, **inputs)
-            make(vocabulary, vocabulary.VocabularyParams, base=base, **day.inputs("catalog", "sids"))
+            make(vocabulary, vocabulary.VocabularyParams, base=base, **day.inputs("catalog", "histories", "sids"))
             make(index, index.IndexParams, **day.inputs("catalog", "sids"))
         return day
