@@ -16,6 +16,7 @@ from features.catalog import Catalog
 from features.histories import read_histories
 from models.prompt import EventTokens, render_events
 from models.sid_table import SidTable
+from models.teacher import TeacherParams
 from models.vocabulary import Vocabulary, read_profiles
 from plumline.errors import InputError
 from plumline.schema import NUMBERS
@@ -40,6 +41,10 @@ class CorpusParams(Params):
     """Most items of one day that are targets of its branch, drawn without replacement."""
     session_branches: int = Field(default=1, ge=0)
     """Branches a window that begin within a day, each with the very next item as its target."""
+    taught_targets: int = Field(default=0, ge=0)
+    """Further targets of a day's branch, drawn from a training-free teacher (models/teacher.py); 0: none."""
+    teacher: TeacherParams = TeacherParams()
+    """How that teacher ranks."""
     reward_cap: float = Field(default=0.9, gt=0.0, le=1.0)
     """Quantile of the rewards above 0 from which on an event is a target for sure; below it by reward / that reward."""
     half_life_days: float = Field(default=180.0, gt=0.0)

@@ -8,6 +8,8 @@ Equation 3 weighs a target by its reward; as in the paper, targets are drawn by 
 loss. What was not drawn still stands in the trunk: it tells something about the user. A day without any target drawn
 has no branch, a user without any no window, so nothing is computed for them.
 
+A branch of a day may hold further targets, items that a training-free teacher would recommend (models/teacher.py).
+
 The daily increment trains on the windows of the last `recent_days` and on a share of the others. What is new and what
 is older never share a window: in a `recent` one only events of those days are targets, and the older days of the same
 user are windows of their own, replayed by chance like everybody's. So an increment sees every new target once and
@@ -22,7 +24,10 @@ from tqdm import tqdm
 from models.examples import Examples, ExamplesBuilder
 from models.material import MS_PER_DAY, CorpusParams, Material
 from models.prompt import Profile, render_head, render_tail
+from models.teacher import Teacher, draw
 from plumline.errors import InputError
+
+_NOTHING = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -76,19 +81,32 @@ class _TreeWriter:
         self.begins_day = self.events.firsts | np.diff(self.days, prepend=-1).astype(bool)
         borders = np.flatnonzero(self.begins_day)
         self.day_stop = np.repeat(np.append(borders[1:], len(self.days)), np.diff(np.append(borders, len(self.days))))
+        self.taught = self._ask_teacher(material) if params.taught_targets else {}
         template = self.words.shape.template
         # A context item that stands before the history is another one for every branch: no trunk can be shared.
         self.shared = "context" not in template or template.index("context") > template.index("history")
         needed = (
             2 * self._frame(self.words.shape.max_profile_tokens)
             + self.longest * (self.levels + 1)
-            + params.day_targets * self.levels
+            + (params.day_targets + params.taught_targets) * self.levels
         )
         if params.max_tokens < needed:
             raise InputError(
                 f"corpus.max_tokens {params.max_tokens} cannot hold a prompt of {self.longest} items and its targets; "
                 f"give {needed}, or lower vocabulary.max_history or corpus.day_targets"
             )
+
+    def _ask_teacher(self, material: Material) -> dict[int, np.ndarray]:
+        """Event that begins a day → rows of items to recommend before it; nothing where the teacher knows nothing."""
+        places = np.flatnonzero(self.begins_day & ~self.events.firsts)
+        texts = [
+            " ".join(filter(None, (column.get(row) for column in material.texts.values())))
+            for row in range(len(material.sids.item_ids))
+        ]
+        teacher = Teacher.fit(self.events.rows, self.events.user_starts, texts, self.params.teacher)
+        found = teacher.candidates(self.events.rows, self.events.user_starts, places - 1)
+        drawn = draw(*found, self.params.taught_targets, self.rng.spawn(1)[0])
+        return {place: np.unique(rows) for place, rows in zip(places.tolist(), drawn, strict=True) if rows[0] >= 0}
 
     def windows(self, begin: int, end: int, profile: Profile) -> list[Window]:
         """Windows of one user's events [begin, end), latest first.
@@ -163,7 +181,8 @@ class _TreeWriter:
             at = until
             context = self.sid_ids[self.events.rows[event - 1]].tolist() if event > window.start else []
             tail = np.array(render_tail(words, profile, context), dtype=np.int32)
-            items = self.sid_ids[self._targets(event)].reshape(-1)
+            rows = np.concatenate([self._targets(event), self.taught.get(event, _NOTHING)])
+            items = self.sid_ids[rows].reshape(-1)
             tokens += [tail, items]
             span.append(np.arange(len(tail) + len(items), len(items), -1, dtype=np.int32))
             span.append(np.tile(np.arange(self.levels, 0, -1, dtype=np.int32), len(items) // self.levels))
@@ -184,7 +203,7 @@ class _TreeWriter:
         return int(self.drawn_before[until] - self.drawn_before[event])
 
     def _most_targets(self, event: int) -> int:
-        return min(self.params.day_targets, self._num_drawn(event))
+        return min(self.params.day_targets, self._num_drawn(event)) + len(self.taught.get(event, _NOTHING))
 
     def _targets(self, event: int) -> np.ndarray:
         """Rows of a branch's targets: drawn items of the day that begins at `event`, else the event's alone."""

@@ -1,5 +1,6 @@
 """Windows as trees: which events are targets, and that neither computing nor padding is wasted."""
 
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -197,5 +198,26 @@ def test_less_than_three_percent_is_padding(words: Vocabulary, rows: int) -> Non
         taken, cursor = packer.take(cursor, rows)
         batches.append(packer.batch(taken))
     used, places = sum(batch.num_tokens for batch in batches), sum(batch.tokens.size for batch in batches)
-    assert used >= len(examples.tokens) > 100_000
+    assert sum(len(batch.target) for batch in batches) >= examples.loss.sum() > 10_000
+    assert 100_000 < used < len(examples.tokens)  # a target that nothing follows takes no place
     assert 1 - used / places < 0.03
+
+
+def test_the_teacher_adds_targets_that_the_user_has_not_taken(words: Vocabulary) -> None:
+    counts = np.array([8, 9, 10])
+    material = make_material(words, counts)
+    without, taught = make(material), make(material, taught_targets=2)
+    assert taught.num_examples == without.num_examples
+    assert int(taught.lengths.max()) <= PARAMS.max_tokens
+    before, after = targets(words, without)[0], targets(words, taught)[0]
+    extra = Counter(after.tolist()) - Counter(before.tolist())
+    assert 0 < extra.total() <= 2 * len(before)
+    known = set(material.events.rows.tolist())
+    assert {*extra} <= known  # without texts a teacher speaks of what others took next
+    assert not Counter(before.tolist()) - Counter(after.tolist())
+
+
+def test_no_teacher_changes_nothing(words: Vocabulary) -> None:
+    material = make_material(words, np.array([8, 9, 10]))
+    one, other = make(material, taught_targets=0), make(material)
+    assert (one.tokens == other.tokens).all()
