@@ -1,12 +1,16 @@
 """Histories and catalogue → token sequences: text for continued pre-training, prompts with targets for fine-tuning.
 
 reads   catalog, histories, sids, vocabulary
-writes  cpt.npz, sft.npz, report.json
+writes  cpt.npz, cpt_heldout.npz, sft.npz (each `Examples`: tokens, span, loss, offsets, kind, weight),
+        report.json (what is in each of them by kind; events known and unknown)
 run     python -m models.corpus --params recipes/cpu_tiny.yaml --catalog … --histories … --sids … --vocabulary … \
             --as-of 2011-10-31 --seed 17 --out artifacts/corpus
 
 CPT (PLUM 2.2, Table 1): half of the examples are behaviour (a window of a user's history), half metadata (SID + title,
-SID + topics, text → SID …); every token counts in the loss.
+SID + topics, text → SID …), and general text on request; every token counts in the loss. cpt_heldout.npz is what the
+stage cpt is examined on and has not seen: histories of held-out users (kind `behaviour`; targets are the SIDs behind
+the first), title → SID (`naming`; targets are the SID), SID → title, topics, channel of held-out items (`title`,
+`topics`, `channel`; targets are the text and its <eos>), held-out lines (`general`). Within a kind in random order.
 
 SFT (PLUM 2.3, eq. 3): a window of a user's history is one example in which no token is computed twice. It is a tree:
 the trunk is the history; where a new day begins a branch leaves it that holds the rest of the prompt and then, each as
@@ -45,11 +49,11 @@ def run(
         raise InputError(f"histories know events after {as_of}; run the stage histories with --as-of {as_of} again")
     cpt = cpt_examples(params, material, np.random.default_rng(hash_seed(seed, "cpt")))
     sft = sft_examples(params, material, last_day, np.random.default_rng(hash_seed(seed, "sft")))
-    cpt.save(out / "cpt.npz")
-    sft.save(out / "sft.npz")
-    report = {"cpt": cpt.describe(), "sft": sft.describe()}
+    written = {"cpt": cpt.train, "cpt_heldout": cpt.heldout, "sft": sft}
+    report = {name: examples.describe() for name, examples in written.items()}
     write_json(out / "report.json", {**report, "events": len(events.rows), "unknown_events": events.num_unknown})
-    for name, examples in (("cpt", cpt), ("sft", sft)):
+    for name, examples in written.items():
+        examples.save(out / f"{name}.npz")
         say(f"corpus: {name} has {examples.num_examples} examples, {len(examples.tokens)} tokens")
 
 

@@ -14,8 +14,12 @@ import numpy as np
 from plumline.errors import CorruptArtifactError
 from plumline.tables import load_arrays, save_arrays
 
-KINDS = ("behaviour", "metadata", "older", "recent", "replay")
-"""What an example is; `kind` holds the place in this tuple. The last three are windows of fine-tuning."""
+KINDS = (
+    *("behaviour", "metadata", "older", "recent", "replay"),
+    *("general", "naming", "title", "topics", "channel"),
+)
+"""What an example is; `kind` holds the place in this tuple. older, recent, replay: windows of fine-tuning. general:
+text of no item. The last four are held-out metadata: title → SID, and SID → title, topics, channel."""
 
 
 @dataclass(frozen=True)

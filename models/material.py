@@ -33,8 +33,14 @@ class CorpusParams(Params):
     """Longest example in tokens; the loops' row_tokens must be at least this."""
     max_text_tokens: int = Field(default=48, ge=1)
     """Longest text of one item in a metadata example."""
-    channel_share: float = Field(default=0.25, ge=0.0, le=1.0)
-    """Share of behaviour examples that name each item's channel, where the catalogue has channels (Table 1)."""
+    feature_share: float = Field(default=0.25, ge=0.0, le=1.0)
+    """Share of behaviour examples with features: each item's channel and the event's numbers, where known (Table 1)."""
+    general_text: Path | None = None
+    """A text file, a paragraph a line, mixed into continued pre-training; a file that has changed needs another name."""
+    general_share: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """Share of the examples of continued pre-training that are lines of general_text."""
+    heldout_share: float = Field(default=0.02, ge=0.0, le=0.5)
+    """Share of items, users and lines that continued pre-training is examined on and never sees (a few to 500)."""
     trunk_loss: bool = True
     """Whether the items of the history are targets too, predicted from the history before them."""
     day_targets: int = Field(default=8, ge=1)
@@ -118,7 +124,9 @@ class Material:
     """What both sets of examples are made of.
 
     words, sids, events: as read. stream: tokens of all events. profiles: user id → column → value.
-    texts: describing column → row of the SID table → text.
+    texts: describing column → row of the SID table → text. topics: row → its topics, each by itself.
+    item_numbers: item_price, item_age_days (on the day of the last event), duration_s → (N,) float32 by row of the SID
+    table, NaN where not known.
     """
 
     words: Vocabulary
@@ -127,6 +135,8 @@ class Material:
     stream: EventTokens
     profiles: dict[str, dict[str, str | None]]
     texts: dict[str, dict[int, str]]
+    topics: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    item_numbers: dict[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def load(cls, *, catalog: Path, histories: Path, sids: Path, vocabulary: Path) -> "Material":
@@ -138,16 +148,65 @@ class Material:
             )
         events = Events.of(read_histories(histories), table)
         stream = render_events(words, table.codes[events.rows], events.timestamps, events.firsts)
-        return cls(words, table, events, stream, read_profiles(items), item_texts(items, table))
+        return cls(
+            words,
+            table,
+            events,
+            stream,
+            read_profiles(items),
+            item_texts(items, table),
+            item_topics(items, table),
+            item_numbers(items, table, int(events.timestamps.max(initial=0)) // MS_PER_DAY),
+        )
 
 
 def item_texts(catalog: Catalog, sids: SidTable) -> dict[str, dict[int, str]]:
     """Describing columns of items that have a SID: column → row of the SID table → text; empty texts left out."""
-    row_of = {item: row for row, item in enumerate(sids.item_ids)}
-    rows = [row_of.get(item) for item in catalog.items.column("item_id").to_pylist()]
+    rows = _rows(catalog, sids)
     texts: dict[str, dict[int, str]] = {}
     for name in ("title", "description", "channel", "topics"):
         values = catalog.items.column(name).to_pylist()
         joined = [", ".join(value) if isinstance(value, list) else value for value in values]
         texts[name] = {row: text for row, text in zip(rows, joined, strict=True) if row is not None and text}
     return texts
+
+
+def item_topics(catalog: Catalog, sids: SidTable) -> dict[int, tuple[str, ...]]:
+    """Topics of items that have a SID and any topic: row of the SID table → topics."""
+    values = catalog.items.column("topics").to_pylist()
+    rows = _rows(catalog, sids)
+    return {row: tuple(value) for row, value in zip(rows, values, strict=True) if row is not None and value}
+
+
+def item_numbers(catalog: Catalog, sids: SidTable, last_day: int) -> dict[str, np.ndarray]:
+    """The numbers of items: name → (N,) float32 by row of the SID table, NaN where not known. last_day: of 1970.
+
+    item_age_days: days since the item was published or first seen, 0 for one that is to come.
+    """
+    items = catalog.items
+    seen = items.column("first_seen_day").cast(pa.int32()) if "first_seen_day" in items.column_names else None
+    columns = {
+        "item_price": _floats(items.column("price")),
+        "item_age_days": np.maximum(last_day - _floats(seen), 0.0) if seen is not None else None,
+        "duration_s": _floats(items.column("duration_s")),
+    }
+    rows = [(row, place) for place, row in enumerate(_rows(catalog, sids)) if row is not None]
+    goal, source = np.array(rows, dtype=np.int64).reshape(-1, 2).T
+    numbers: dict[str, np.ndarray] = {}
+    for name, column in columns.items():
+        numbers[name] = np.full(len(sids.item_ids), np.nan, dtype=np.float32)
+        if column is not None:
+            numbers[name][goal] = column[source]
+    return numbers
+
+
+def _floats(column: pa.ChunkedArray) -> np.ndarray:
+    values = column.to_numpy(zero_copy_only=False).astype(np.float64)  # nulls become NaN
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
+
+
+def _rows(catalog: Catalog, sids: SidTable) -> list[int | None]:
+    """Row of the SID table of every item of the catalogue."""
+    row_of = {item: row for row, item in enumerate(sids.item_ids)}
+    return [row_of.get(item) for item in catalog.items.column("item_id").to_pylist()]
