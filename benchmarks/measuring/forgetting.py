@@ -14,7 +14,6 @@ from models.material import CorpusParams, Material
 from models.packing import Cursor, Rows
 from models.training import TargetLoss
 
-
 UNSEEN_SHARE = 0.05
 MOST_ASKED = 400
 
