@@ -30,7 +30,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,10 @@ import torch  # noqa: E402
 import yaml  # noqa: E402
 
 from benchmarks.measuring.days import Day, Log, making, recall_of_queries  # noqa: E402
-from benchmarks.measuring.forgetting import distance, mean_loss  # noqa: E402
+from benchmarks.measuring.forgetting import Lessons, distance, mean_loss  # noqa: E402
 from benchmarks.measuring.hardware import hardware, versions  # noqa: E402
 from models import metrics, scores  # noqa: E402
 from models.cpt import CptParams  # noqa: E402
-from models.cpt_examples import cpt_examples  # noqa: E402
 from models.examples import Examples  # noqa: E402
 from models.language import build_language_model, load_language_model, save_language_model  # noqa: E402
 from models.material import EPOCH, CorpusParams, Material  # noqa: E402
@@ -60,7 +59,6 @@ from plumline.stage import hash_seed, load_params, read_recipe, say  # noqa: E40
 
 FIRST = "previous"
 CPT_STEPS, CPT_DAYS = 2, 28
-UNSEEN_SHARE, MOST_FORGETTING = 0.05, 400
 BOOTSTRAP_SAMPLES = 1000
 QUICK: dict[str, dict[str, Any]] = {
     "quantizer": {"steps": 60, "warmup_steps": 20},
@@ -111,10 +109,12 @@ class Study:
         """Day 0 is the one that leaves so many to come; see Log."""
         return self.log.following(self.day(number - 1)) if number else self.log.first_day(self.log.days[0])
 
+    @lru_cache(maxsize=1)  # noqa: B019
     def material(self, number: int) -> Material:
         """What examples are made of, as known on a day."""
         return Material.load(**self.day(number).inputs("catalog", "histories", "sids", "vocabulary"))
 
+    @lru_cache(maxsize=2)  # noqa: B019
     def windows(self, number: int, recent_days: int) -> Examples:
         """Examples of fine-tuning."""
         params = self.params("corpus", CorpusParams).model_copy(update={"recent_days": recent_days})
@@ -122,33 +122,19 @@ class Study:
         return sft_examples(params, self.material(number), (self.day(number).as_of - EPOCH).days, rng)
 
     @cache  # noqa: B019
-    def forgetting_examples(self) -> tuple[Examples, dict[str, np.ndarray], np.ndarray]:
-        """Examples of CPT; rows of the metadata that measure forgetting, by name; rows that CPT may train on."""
-        params = self.params("corpus", CorpusParams)
-        material, rng = self.material(0), np.random.default_rng(hash_seed(self.seed, "cpt"))
-        examples = cpt_examples(params, material, rng)
-        metadata = examples.of_kinds("metadata")
-        sids = []
-        for row in metadata:
-            tokens = examples.tokens[examples.offsets[row] : examples.offsets[row + 1]]
-            sids.append(tokens[tokens >= material.words.sid_base][: material.words.space.num_levels])
-        _, item = np.unique(np.array(sids), axis=0, return_inverse=True)
-        unseen = (rng.random(item.max() + 1) < UNSEEN_SHARE)[item.reshape(-1)]
-        size = min(MOST_FORGETTING, int(unseen.sum()))
-        rows = {
-            name: np.sort(rng.choice(metadata[mine], size, replace=False))
-            for name, mine in (("unseen", unseen), ("trained", ~unseen))
-        }
-        return examples, rows, np.setdiff1d(np.arange(examples.num_examples), metadata[unseen])
+    def lessons(self) -> Lessons:
+        """What CPT learns, and what forgetting is measured on."""
+        rng = np.random.default_rng(hash_seed(self.seed, "cpt"))
+        return Lessons.of(self.params("corpus", CorpusParams), self.material(0), rng)
 
     def cpt(self) -> Path:
         """Weights of continued pre-training."""
         folder, params = self.folder / "cpt", self.params("cpt", CptParams)
         with making(folder) as scratch:
             if scratch is not None:
-                examples, _, chosen = self.forgetting_examples()
+                learned = self.lessons()
                 model = build_language_model(params.model, self.material(0).words, hash_seed(self.seed, "model"))
-                self._learn(model, examples, chosen, params.loop, params.steps, scratch, "cpt", None)
+                self._learn(model, learned.examples, learned.chosen, params.loop, params.steps, scratch, "cpt", None)
         return folder / "weights"
 
     def weights(self, arm: Arm, number: int) -> Path:
@@ -201,10 +187,8 @@ class Study:
 
     def forgetting(self, weights: Path) -> dict[str, float]:
         """Mean loss a target token of the metadata examples, by name."""
-        examples, rows, _ = self.forgetting_examples()
-        model = load_language_model(weights)
-        row_tokens = self.params("cpt", CptParams).loop.row_tokens
-        return {name: mean_loss(model, examples, mine, row_tokens) for name, mine in rows.items()}
+        model, row_tokens = load_language_model(weights), self.params("cpt", CptParams).loop.row_tokens
+        return {name: mean_loss(model, *asked, row_tokens) for name, asked in self.lessons().asked.items()}
 
     @cache  # noqa: B019
     def queries(self, number: int) -> list[scores.Query]:

@@ -1,15 +1,70 @@
 """How far weights have gone from others, and what they still know: what ORBIT holds against retrieval."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from models.cpt_examples import cpt_examples
 from models.examples import Examples
 from models.language import load_language_model
+from models.material import CorpusParams, Material
 from models.packing import Cursor, Rows
 from models.training import TargetLoss
+
+UNSEEN_SHARE = 0.05
+MOST_ASKED = 400
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What continued pre-training learns, and what may be asked of it later.
+
+    examples, chosen: of the training, and the rows that take part. asked: name → examples and rows of them; `unseen`:
+    metadata of items whose metadata takes no part, `trained`: as many that do.
+    """
+
+    examples: Examples
+    chosen: np.ndarray
+    asked: dict[str, tuple[Examples, np.ndarray]]
+
+    @staticmethod
+    def of(params: CorpusParams, material: Material, rng: np.random.Generator) -> "Lessons":
+        """As the stage `corpus` makes them; where it holds nothing out, UNSEEN_SHARE of the items are held out here."""
+        made: Any = cpt_examples(params, material, rng)
+        if hasattr(made, "heldout"):
+            examples, chosen = made.train, np.arange(made.train.num_examples)
+            unseen = made.heldout, made.heldout.of_kinds("naming", "title", "topics", "channel")
+            trained = examples.of_kinds("metadata")
+        else:
+            examples, metadata = made, made.of_kinds("metadata")
+            hidden = _rows_of_some_items(examples, metadata, material, rng)
+            chosen = np.setdiff1d(np.arange(examples.num_examples), metadata[hidden])
+            unseen, trained = (examples, metadata[hidden]), metadata[~hidden]
+        size = min(MOST_ASKED, len(unseen[1]), len(trained))
+        asked = {
+            name: (of, _some(rows, size, rng))
+            for name, (of, rows) in (("unseen", unseen), ("trained", (examples, trained)))
+        }
+        return Lessons(examples, chosen, asked)
+
+
+def _some(rows: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    return np.sort(rng.choice(rows, size, replace=False))
+
+
+def _rows_of_some_items(
+    examples: Examples, metadata: np.ndarray, material: Material, rng: np.random.Generator
+) -> np.ndarray:
+    """Which of the metadata examples are about UNSEEN_SHARE of the items, (n,) bool: each has one SID."""
+    sids = []
+    for row in metadata:
+        tokens = examples.tokens[examples.offsets[row] : examples.offsets[row + 1]]
+        sids.append(tokens[tokens >= material.words.sid_base][: material.words.space.num_levels])
+    _, item = np.unique(np.array(sids), axis=0, return_inverse=True)
+    return (rng.random(item.max() + 1) < UNSEEN_SHARE)[item.reshape(-1)]
 
 
 def mean_loss(model: Any, examples: Examples, rows: np.ndarray, row_tokens: int) -> float:
