@@ -109,7 +109,7 @@ class Ablation:
         params = load_params(self.recipe, "corpus", CorpusParams)
         rng = np.random.default_rng(hash_seed(self.seed, kind))
         if kind == "cpt":
-            return cpt_examples(params, self.material, rng)
+            return cpt_examples(params, self.material, rng).train
         return sft_examples(params, self.material, (self.day.as_of - EPOCH).days, rng)
 
     def start(self, pretrained: bool) -> Path:
