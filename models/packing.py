@@ -84,18 +84,26 @@ class Cursor:
 class Batch:
     """B rows of T tokens and their n targets.
 
-    tokens: (B, T) int64. mask: (B, T, T) bool, [b, q, k] whether q sees k. positions: (B, T) int64, how many tokens a
-    token sees before itself. source, target: (n,) int64, flat place whose output predicts, and the token to be
-    predicted. num_tokens: without padding. example_ids: which examples these are.
+    tokens: (B, T) int64. span: (B, T) int64, how many tokens see a token (as in Examples). positions: (B, T) int64, how
+    many tokens a token sees before itself. source, target: (n,) int64, flat place whose output predicts, and the token
+    to be predicted. num_tokens: without padding. num_seen: pairs of a token and one that it sees. example_ids: which
+    examples these are.
     """
 
     tokens: np.ndarray
-    mask: np.ndarray
+    span: np.ndarray
     positions: np.ndarray
     source: np.ndarray
     target: np.ndarray
     num_tokens: int
+    num_seen: int
     example_ids: np.ndarray
+
+    @property
+    def mask(self) -> np.ndarray:
+        """(B, T, T) bool, [b, q, k] whether q sees k; the loop makes it on its device."""
+        places = np.arange(self.span.shape[1])
+        return (places[:, None] < (places + self.span)[:, None, :]) & np.tri(len(places), dtype=bool)
 
 
 class Rows:
@@ -152,20 +160,24 @@ class Rows:
                 span[row, inside] = examples.span[begin:end]
                 loss[row, inside] = examples.loss[begin:end]
                 at = inside.stop
-        places = np.arange(width)
-        mask = (places[:, None] < (places + span)[:, None, :]) & np.tri(width, dtype=bool)
-        rows_n, columns_n = np.nonzero(loss)
-        before = mask[rows_n, columns_n] & (places < columns_n[:, None])
-        parents_n = np.where(before, places, -1).max(axis=1, initial=-1)
-        follows = parents_n >= 0  # the root of an example follows nothing
-        rows_n, columns_n, parents_n = rows_n[follows], columns_n[follows], parents_n[follows]
+        places, numbers = np.arange(width), np.arange(len(rows))[:, None]
+        # What a token sees before itself is what began before it and has not ended.
+        ends = numbers * (width + 1) + places + span
+        ended = np.bincount(ends.ravel(), minlength=len(rows) * (width + 1)).reshape(len(rows), -1).cumsum(axis=1)
+        positions = places - ended[:, :width]
+        # Depth first: the parent of a token is the last one before it that is one less deep; a root follows nothing.
+        loss &= positions > 0
+        keys = (numbers * width + positions) * width + places
+        sorted_places = np.argsort(keys, axis=None)
+        before = np.searchsorted(keys.ravel()[sorted_places], keys[loss] - width) - 1
         return Batch(
             tokens=tokens,
-            mask=mask,
-            positions=mask.sum(axis=2) - 1,
-            source=rows_n * width + parents_n,
-            target=tokens[rows_n, columns_n],
+            span=span,
+            positions=positions,
+            source=sorted_places[before],
+            target=tokens[loss],
             num_tokens=sum(filled),
+            num_seen=int(positions.sum()) + sum(filled),
             example_ids=np.array([member for members in rows for member in members]),
         )
 
