@@ -1,13 +1,16 @@
 """Our training loop against transformers.Trainer, in one run: same model, same examples, same precision, same threads.
 
-    python benchmarks/bench_training.py [--quick] [--json FILE]
+    python benchmarks/bench_training.py [--quick] [--precisions] [--json FILE]
 
     ours      models/training.py: packed rows, the output head at targets only
     trainer   transformers.Trainer as it comes: rows padded to the longest of their batch, loss over labels
 
 Both take one optimizer step on about as many tokens. The examples are windows of histories: most are full, many are
 short. Tokens are counted without padding. The two take turns, so that a busy machine troubles both; the ratio is the
-median over the turns. `of_peak` is 6 x parameters x tokens/s against a measured float32 matrix product.
+median over the turns. `of_peak` is what the loop itself tells: the operations that the training needs by the count of
+models/peak.py, a second, against a matrix product measured in the same turn, in the same precision.
+
+`--precisions` lets the loop run in float32 and in bf16 autocast instead, in turns, and prints their ratio.
 """
 
 import argparse
@@ -16,17 +19,20 @@ import platform
 import statistics
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import transformers
+from accelerate.state import AcceleratorState
 from measuring.hardware import hardware
 
 from models.examples import Examples, ExamplesBuilder
 from models.language import use_threads
 from models.packing import LoopParams
+from models.peak import measure_peak
 from models.training import train
 from plumline.stage import say
 
@@ -61,14 +67,37 @@ def make_model(hidden: int, layers: int) -> Any:
     return transformers.LlamaForCausalLM(config)
 
 
-def run_ours(examples: Examples, hidden: int, layers: int, steps: int, batch: int) -> float:
-    """Tokens a second of our loop."""
-    per_step = batch * float(examples.lengths.mean())
-    params = LoopParams(row_tokens=2 * LONGEST, rows=1, accumulation=max(1, round(per_step / (2 * LONGEST))))
+@dataclass(frozen=True)
+class Size:
+    """One model. examples: that one optimizer step of the Trainer takes."""
+
+    name: str
+    hidden: int
+    layers: int
+    examples: int
+
+
+SIZES = (Size("1M", 128, 4, 16), Size("20M", 512, 6, 8))
+
+
+def run_ours(
+    examples: Examples, size: Size, steps: int, precision: Literal["no", "bf16"] = "no"
+) -> tuple[float, float]:
+    """Tokens a second of our loop, and its share of the peak."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # it remembers the precision of the run before
+    measure_peak.cache_clear()  # a busy machine is another one a minute later
+    per_step = size.examples * float(examples.lengths.mean())
+    params = LoopParams(
+        row_tokens=2 * LONGEST,
+        rows=1,
+        accumulation=max(1, round(per_step / (2 * LONGEST))),
+        precision=precision,
+        checkpoint_every=0,
+    )
     with tempfile.TemporaryDirectory() as folder:
         progress = Path(folder) / "progress.jsonl"
         train(
-            make_model(hidden, layers),
+            make_model(size.hidden, size.layers),
             examples,
             params,
             chosen=np.arange(examples.num_examples),
@@ -77,7 +106,8 @@ def run_ours(examples: Examples, hidden: int, layers: int, steps: int, batch: in
             stage="bench",
             progress_path=progress,
         )
-        return float(json.loads(progress.read_text().splitlines()[-1])["tokens_per_s"])
+        last = json.loads(progress.read_text().splitlines()[-1])
+        return float(last["tokens_per_s"]), float(last["mfu"])
 
 
 class _Texts(torch.utils.data.Dataset):
@@ -104,7 +134,7 @@ class _Clock(transformers.TrainerCallback):
         self.ended = time.perf_counter()
 
 
-def run_trainer(examples: Examples, hidden: int, layers: int, steps: int, batch: int) -> float:
+def run_trainer(examples: Examples, size: Size, steps: int) -> float:
     """Tokens a second of transformers.Trainer."""
     tokens = 0
 
@@ -123,7 +153,7 @@ def run_trainer(examples: Examples, hidden: int, layers: int, steps: int, batch:
     with tempfile.TemporaryDirectory() as folder:
         arguments = transformers.TrainingArguments(
             folder,
-            per_device_train_batch_size=batch,
+            per_device_train_batch_size=size.examples,
             max_steps=steps,
             learning_rate=2e-3,
             optim="adamw_torch_fused",
@@ -135,7 +165,7 @@ def run_trainer(examples: Examples, hidden: int, layers: int, steps: int, batch:
             seed=SEED,
         )
         trainer = transformers.Trainer(
-            make_model(hidden, layers), arguments, pad, train_dataset=_Texts(examples), callbacks=[clock]
+            make_model(size.hidden, size.layers), arguments, pad, train_dataset=_Texts(examples), callbacks=[clock]
         )
         trainer.remove_callback(transformers.PrinterCallback)
         tokens = 0
@@ -143,40 +173,56 @@ def run_trainer(examples: Examples, hidden: int, layers: int, steps: int, batch:
     return tokens / (clock.ended - clock.began)
 
 
-def measure_peak(seconds: float) -> float:
-    """Floating point operations a second of a float32 matrix product of 1024 x 1024."""
-    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
-    best, until = 0.0, time.perf_counter() + seconds
-    while time.perf_counter() < until:
-        began = time.perf_counter()
-        a @ b
-        best = max(best, 2 * 1024**3 / (time.perf_counter() - began))
-    return best
-
-
-def compare(name: str, hidden: int, layers: int, turns: int, steps: int, batch: int) -> dict[str, Any]:
+def compare(size: Size, turns: int, steps: int) -> dict[str, Any]:
     """Both sides in turn, on one model size."""
     examples = make_examples(20_000)
-    size = sum(p.numel() for p in make_model(hidden, layers).parameters())
-    ours, peer = [], []
+    ours, peer, shares = [], [], []
     for turn in range(turns + 1):
-        pair = (run_ours(examples, hidden, layers, steps, batch), run_trainer(examples, hidden, layers, steps, batch))
+        (mine, share), other = run_ours(examples, size, steps), run_trainer(examples, size, steps)
         if turn:  # the first one warms up
-            ours.append(pair[0])
-            peer.append(pair[1])
-            say(f"{name}: ours {pair[0]:.0f}, trainer {pair[1]:.0f} tokens/s, ratio {pair[0] / pair[1]:.2f}")
+            ours.append(mine)
+            peer.append(other)
+            shares.append(share)
+            say(f"{size.name}: ours {mine:.0f}, trainer {other:.0f} tok/s, ratio {mine / other:.2f}, peak {share:.2f}")
     return {
-        "model": name,
-        "parameters": size,
-        "hidden": hidden,
-        "layers": layers,
+        **about(size),
         "steps_a_turn": steps,
-        "examples_a_step_of_trainer": batch,
         "ours_tokens_per_s": round(statistics.median(ours), 1),
         "trainer_tokens_per_s": round(statistics.median(peer), 1),
         "ratio": round(statistics.median(o / p for o, p in zip(ours, peer, strict=True)), 3),
         "ratios": [round(o / p, 3) for o, p in zip(ours, peer, strict=True)],
-        "ours_of_peak": round(6 * size * statistics.median(ours) / measure_peak(2.0), 3),
+        "ours_of_peak": round(statistics.median(shares), 3),
+        "of_peak": shares,
+    }
+
+
+def compare_precisions(size: Size, turns: int, steps: int) -> dict[str, Any]:
+    """Our loop in float32 and in bf16, in turn."""
+    examples = make_examples(20_000)
+    plain, half = [], []
+    for turn in range(turns + 1):
+        pair = run_ours(examples, size, steps)[0], run_ours(examples, size, steps, "bf16")[0]
+        if turn:
+            plain.append(pair[0])
+            half.append(pair[1])
+            say(f"{size.name}: float32 {pair[0]:.0f}, bf16 {pair[1]:.0f} tokens/s, ratio {pair[1] / pair[0]:.2f}")
+    return {
+        **about(size),
+        "steps_a_turn": steps,
+        "float32_tokens_per_s": round(statistics.median(plain), 1),
+        "bf16_tokens_per_s": round(statistics.median(half), 1),
+        "bf16_ratio": round(statistics.median(h / p for h, p in zip(half, plain, strict=True)), 3),
+    }
+
+
+def about(size: Size) -> dict[str, Any]:
+    """What the model is."""
+    return {
+        "model": size.name,
+        "parameters": sum(p.numel() for p in make_model(size.hidden, size.layers).parameters()),
+        "hidden": size.hidden,
+        "layers": size.layers,
+        "examples_a_step_of_trainer": size.examples,
     }
 
 
@@ -185,15 +231,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="at most two minutes on two cores: the small model only")
     parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--precisions", action="store_true", help="our loop in float32 against bf16 instead")
     told = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
     threads = use_threads()
-    figures = [compare("1M", 128, 4, turns=3 if told.quick else 7, steps=8 if told.quick else 20, batch=16)]
-    if not told.quick:
-        figures.append(compare("20M", 512, 6, turns=3, steps=6, batch=8))
+    figures = []
+    for size in SIZES[:1] if told.quick else SIZES:
+        turns, steps = (3, 8) if told.quick else (7, 20) if size is SIZES[0] else (3, 6)
+        figures.append((compare_precisions if told.precisions else compare)(size, turns, steps))
     result = {
         "benchmark": "training",
-        "unit": "tokens/s without padding, float32",
+        "unit": "tokens/s without padding",
         "seed": SEED,
         "quick": told.quick,
         "figures": figures,
@@ -204,12 +252,12 @@ def main() -> None:
             "transformers": transformers.__version__,
         },
     }
-    print(f"{'model':<8}{'ours':>12}{'Trainer':>12}{'ratio':>8}{'of peak':>9}")
+    names = ["float32_tokens_per_s", "bf16_tokens_per_s", "bf16_ratio"]
+    if not told.precisions:
+        names = ["ours_tokens_per_s", "trainer_tokens_per_s", "ratio", "ours_of_peak"]
+    print("model " + "".join(f"{name:>22}" for name in names))
     for row in figures:
-        print(
-            f"{row['model']:<8}{row['ours_tokens_per_s']:>12.0f}{row['trainer_tokens_per_s']:>12.0f}"
-            f"{row['ratio']:>8.2f}{row['ours_of_peak']:>9.2f}"
-        )
+        print(f"{row['model']:<6}" + "".join(f"{row[name]:>22}" for name in names))
     if told.json:
         told.json.write_text(json.dumps(result, indent=2) + "\n")
 

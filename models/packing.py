@@ -27,7 +27,6 @@ def checkpoint_of(stage: str) -> Path:
 
 _OPEN_ROWS = 64
 _MULTIPLE = 8  # widths of batches, for the sake of vector units
-_FAR = 1 << 40
 
 
 class LoopParams(Params):
@@ -85,19 +84,26 @@ class Cursor:
 class Batch:
     """B rows of T tokens and their n targets.
 
-    tokens: (B, T) int64. mask: (B, T, T) bool, [b, q, k] whether q sees k. positions: (B, T) int64, how many tokens a
-    token sees before itself. source, target: (n,) int64, flat place whose output predicts, and the token to be
-    predicted. num_tokens: without padding, and without leaves, which are targets alone and take no place.
-    example_ids: which examples these are.
+    tokens: (B, T) int64. span: (B, T) int64, how many tokens see a token (as in Examples). positions: (B, T) int64, how
+    many tokens a token sees before itself. source, target: (n,) int64, flat place whose output predicts, and the token
+    to be predicted. num_tokens: without padding, and without leaves, which are targets alone and take no place.
+    num_seen: pairs of a token and one that it sees. example_ids: which examples these are.
     """
 
     tokens: np.ndarray
-    mask: np.ndarray
+    span: np.ndarray
     positions: np.ndarray
     source: np.ndarray
     target: np.ndarray
     num_tokens: int
+    num_seen: int
     example_ids: np.ndarray
+
+    @property
+    def mask(self) -> np.ndarray:
+        """(B, T, T) bool, [b, q, k] whether q sees k; the loop makes it on its device."""
+        places = np.arange(self.span.shape[1])
+        return (places[:, None] < (places + self.span)[:, None, :]) & np.tri(len(places), dtype=bool)
 
 
 class Rows:
@@ -140,40 +146,52 @@ class Rows:
 
     def batch(self, rows: list[list[int]]) -> Batch:
         """The arrays of some rows, as wide as the fullest of them needs."""
-        filled = [int(self._lengths[members].sum()) for members in rows]
-        width = -(-max(filled) // _MULTIPLE) * _MULTIPLE
-        tokens = np.full((len(rows), width), self.pad, dtype=np.int64)
-        # Places count the leaves too, which are not in the row; padding stands behind everything and sees itself.
-        place = np.tile(_FAR + np.arange(width), (len(rows), 1))
-        reach = place + 1
-        targets: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        examples = self.examples
+        lengths = [int(examples.lengths[members].sum()) for members in rows]
+        shape = (len(rows), max(lengths))
+        token, span, loss = np.zeros(shape, np.int64), np.ones(shape, np.int64), np.zeros(shape, bool)
         for row, members in enumerate(rows):
-            token, span, loss = (np.concatenate(parts) for parts in zip(*map(self._example, members), strict=True))
-            at = np.arange(len(token))
-            inner = ~_leaves(span, loss)
-            inside = slice(0, int(inner.sum()))
-            tokens[row, inside], place[row, inside], reach[row, inside] = token[inner], at[inner], (at + span)[inner]
-            wanted = np.flatnonzero(loss)
-            sees = (place[row] < wanted[:, None]) & (reach[row] > wanted[:, None])
-            parent = np.where(sees, np.arange(width), -1).max(axis=1, initial=-1)
-            follows = parent >= 0  # the root of an example follows nothing
-            targets.append((np.full(int(follows.sum()), row), parent[follows], token[wanted[follows]]))
-        rows_n, parents_n, targets_n = (np.concatenate(parts) for parts in zip(*targets, strict=True))
-        mask = (place[:, :, None] >= place[:, None, :]) & (place[:, :, None] < reach[:, None, :])
-        return Batch(
-            tokens=tokens,
-            mask=mask,
-            positions=mask.sum(axis=2) - 1,
-            source=rows_n * width + parents_n,
-            target=targets_n.astype(np.int64),
-            num_tokens=sum(filled),
+            at = 0
+            for member in members:
+                begin, end = examples.offsets[member], examples.offsets[member + 1]
+                inside = slice(at, at + int(end - begin))
+                token[row, inside] = examples.tokens[begin:end]
+                span[row, inside] = examples.span[begin:end]
+                loss[row, inside] = examples.loss[begin:end]
+                at = inside.stop
+        # 1. The parent of each target, leaves and all.
+        places, numbers = np.arange(shape[1]), np.arange(len(rows))[:, None]
+        # What a token sees before itself is what began before it and has not ended.
+        ends = numbers * (shape[1] + 1) + places + span
+        ended = np.bincount(ends.ravel(), minlength=len(rows) * (shape[1] + 1)).reshape(len(rows), -1).cumsum(axis=1)
+        depth = places - ended[:, :-1]
+        # Depth first: the parent of a token is the last one before it that is one less deep; a root follows nothing.
+        leaf = _leaves(span, loss)
+        loss &= depth > 0
+        keys = (numbers * shape[1] + depth) * shape[1] + places
+        sorted_places = np.argsort(keys, axis=None)
+        parent = sorted_places[np.searchsorted(keys.ravel()[sorted_places], keys[loss] - shape[1]) - 1]
+        # 2. What is read: everything but leaves and padding, moved together.
+        read = ~leaf & (places < np.array(lengths)[:, None])
+        before = np.concatenate([np.zeros((len(rows), 1), np.int64), read.cumsum(axis=1)], axis=1)
+        filled = before[:, -1]
+        width = -(-int(filled.max()) // _MULTIPLE) * _MULTIPLE
+        row, column = np.nonzero(read)
+        place = row, before[row, column]
+        batch = Batch(
+            tokens=np.full((len(rows), width), self.pad, dtype=np.int64),
+            span=np.ones((len(rows), width), dtype=np.int64),
+            positions=np.zeros((len(rows), width), dtype=np.int64),
+            source=parent // shape[1] * width + before[:, :-1].ravel()[parent],
+            target=token[loss],
+            num_tokens=int(filled.sum()),
+            num_seen=int(depth[read].sum() + filled.sum()),
             example_ids=np.array([member for members in rows for member in members]),
         )
-
-    def _example(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        examples = self.examples
-        inside = slice(examples.offsets[number], examples.offsets[number + 1])
-        return examples.tokens[inside], examples.span[inside].astype(np.int64), examples.loss[inside].astype(bool)
+        batch.tokens[place] = token[read]
+        batch.span[place] = before[row, column + span[read]] - before[row, column]
+        batch.positions[place] = depth[read]
+        return batch
 
 
 def _leaves(span: np.ndarray, loss: np.ndarray) -> np.ndarray:

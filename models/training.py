@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import FullyShardedDataParallelPlugin
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from models.average import Average
 from models.checkpoint import Checkpoint, identify
@@ -27,33 +26,15 @@ from models.examples import Examples
 from models.language import pick_device, use_threads
 from models.orbit import EVERY, Orbit
 from models.packing import Batch, Cursor, LoopParams, Rows
+from models.peak import Flops, measure_peak
 from models.progress import Progress
 from models.shards import placed, whole
+from models.target_loss import TargetLoss
 from plumline.artifact import write_json
 from plumline.crash import crash_point
 from plumline.errors import InputError, PlumlineError
 from plumline.settings import get_settings, this_process
 from plumline.stage import hash_seed, say
-
-
-class TargetLoss(nn.Module):
-    """Sum of the cross-entropy over a batch's targets; the output head runs at no other place."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-        self._no_split_modules = getattr(model, "_no_split_modules", None)  # what FSDP may shard as one
-
-    def forward(
-        self, tokens_BT: Tensor, mask_BTT: Tensor, positions_BT: Tensor, source: Tensor, target: Tensor
-    ) -> Tensor:
-        """Arguments as in Batch. Returns a scalar, float32."""
-        hidden_BTD = self.model.base_model(
-            input_ids=tokens_BT, attention_mask=mask_BTT[:, None], position_ids=positions_BT, use_cache=False
-        ).last_hidden_state
-        hidden_nD = hidden_BTD.flatten(0, 1).index_select(0, source)
-        logits_nV = self.model.get_output_embeddings()(hidden_nD).float()
-        return functional.cross_entropy(logits_nV, target, reduction="sum")
 
 
 def write_metrics(out: Path, metrics: dict[str, Any]) -> None:
@@ -170,6 +151,7 @@ class _Tally:
     tokens: int = 0
     targets: int = 0
     places: int = 0
+    flops: int = 0
     recent: list[float] = field(default_factory=list)
     curve: list[list[float]] = field(default_factory=list)
     distance: float | None = None
@@ -191,6 +173,7 @@ class _Loop:
         self.params, self.rows, self.steps, self.stage, self.accelerator = params, rows, steps, stage, accelerator
         self.seed = seed
         self.num_parameters = sum(p.numel() for p in model.parameters())
+        self.flops = Flops.of(model)
         self.adam = torch.optim.AdamW(_groups(model, params), lr=params.learning_rate, betas=params.betas, fused=True)
         self.module, self.optimizer = accelerator.prepare(TargetLoss(model), self.adam)
         self.rates = [group["lr"] for group in self.adam.param_groups]
@@ -213,7 +196,7 @@ class _Loop:
         self.checkpoint, tally, every = checkpoint, self.tally, self.params.checkpoint_every
         seconds_before = self._resume(checkpoint) if checkpoint is not None else 0.0
         mine = progress_path if self.accelerator.is_main_process else None
-        with Progress(mine, self.stage, self.steps, (tally.step, seconds_before)) as progress:
+        with Progress(mine, self.stage, self.steps, self._peak(), (tally.step, seconds_before)) as progress:
             while tally.step < self.steps:
                 tally.step += 1
                 batches = self._next_batches()
@@ -222,6 +205,7 @@ class _Loop:
                 tally.tokens += sum(batch.num_tokens for batch in batches)
                 tally.places += sum(batch.tokens.size for batch in batches)
                 tally.targets += targets
+                tally.flops += sum(self.flops.needed(b.num_tokens, len(b.target), b.num_seen) for b in batches)
                 self._tell(progress)
                 ends = tally.step == self.steps and tally.step > every  # what is left is quick, but a seal may fail
                 if checkpoint is not None and (tally.step % every == 0 or ends):
@@ -238,6 +222,7 @@ class _Loop:
             "tokens": tally.tokens,
             "target_tokens": tally.targets,
             "padding_share": round(1 - tally.tokens / tally.places, 6) if tally.places else 0.0,
+            "flops": tally.flops,
             "parameters": self.num_parameters,
             "examples": len(self.rows.chosen),
             "cursor": [tally.cursor.epoch, tally.cursor.row],
@@ -249,22 +234,22 @@ class _Loop:
             return {}
         return {"anchor_distance": round(self.tally.distance, 6), "averagings": self.tally.averagings}
 
+    def _peak(self) -> float:
+        """Operations a second of all devices."""
+        accelerator = self.accelerator
+        if not (accelerator.is_main_process and self.steps):
+            return math.inf
+        one = measure_peak(str(accelerator.device), self.params.precision, torch.get_num_threads())
+        return one * accelerator.num_processes
+
     def _tell(self, progress: Progress) -> None:
         tally = self.tally
-        seconds = progress.seconds
-        progress.show(loss=f"{tally.recent[-1]:.3f}", **{"tokens/s": f"{tally.tokens / seconds:.0f}"})
+        progress.show(tally.recent[-1], tally.tokens)
         if tally.step % self.params.log_every == 0 or tally.step == self.steps:
             loss = round(sum(tally.recent) / len(tally.recent), 6)
             tally.curve.append([tally.step, loss])
             tally.recent = []
-            progress.write(
-                step=tally.step,
-                loss=loss,
-                tokens=tally.tokens,
-                seconds=round(seconds, 3),
-                tokens_per_s=round(tally.tokens / seconds, 1),
-                **self._orbit(),
-            )
+            progress.write(tally.step, loss=loss, tokens=tally.tokens, flops=tally.flops, **self._orbit())
 
     def _resume(self, checkpoint: Checkpoint) -> float:
         """Go back to what a checkpoint holds, if there is one of this training; returns the seconds it took till then.
@@ -320,7 +305,7 @@ class _Loop:
         total = torch.zeros((), device=accelerator.device)
         for number in mine:
             batch = batches[number]
-            arrays = (batch.tokens, batch.mask, batch.positions, batch.source, batch.target)
+            arrays = (batch.tokens, batch.span, batch.positions, batch.source, batch.target)
             # Dropout follows from the place, like the data: nothing to remember, the same for any number of processes.
             torch.manual_seed(hash_seed(self.seed, "pass", step, number))
             with nullcontext() if number == mine[-1] else accelerator.no_sync(self.module):

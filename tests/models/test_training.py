@@ -62,7 +62,7 @@ def all_rows(examples: Examples, row_tokens: int = 48, seed: int = 1) -> Rows:
 
 def loss_of(model: Any, rows: Rows, members: list[list[int]]) -> float:
     batch = rows.batch(members)
-    arrays = (batch.tokens, batch.mask, batch.positions, batch.source, batch.target)
+    arrays = (batch.tokens, batch.span, batch.positions, batch.source, batch.target)
     with torch.inference_mode():
         return float(TargetLoss(model)(*map(torch.from_numpy, arrays)))
 
@@ -138,6 +138,8 @@ def test_mask_positions_and_targets_of_a_tree() -> None:
         found.append([*batch.tokens[0, seen].tolist(), int(target)])
     assert sorted(found) == sorted(paths)
     assert set(batch.tokens.ravel().tolist()) & {7, 9, 11} == set()  # leaves are targets, nobody reads them
+    assert batch.num_seen == batch.mask[0, : batch.num_tokens].sum()
+    assert (batch.positions == batch.mask.sum(axis=2) - 1).all()
     assert np.diagonal(batch.mask[0]).all()  # padding too, else its softmax is not a number
 
 
@@ -205,11 +207,14 @@ def test_metrics_and_progress(tmp_path: Path) -> None:
     assert [line["step"] for line in lines] == [2, 4, 6] == [step for step, _ in metrics["loss_curve"]]
     assert lines[-1]["loss"] == metrics["final_loss"]
     assert lines[-1]["tokens_per_s"] > 0
+    assert 0 < lines[-1]["mfu"] < 1
+    assert [line["eta_s"] > 0 for line in lines] == [True, True, False]
+    assert metrics["flops"] > 6 * 2 * 4 * 16 * 16 * metrics["tokens"]
     assert metrics["parameters"] == sum(p.numel() for p in model.parameters())
     assert metrics["steps"] == 6
     assert 0 < metrics["target_tokens"] <= metrics["tokens"]  # the last token of a sequence is a target, never read
     assert 0 <= metrics["padding_share"] < 0.3
-    assert not {"seconds", "tokens_per_s"} & metrics.keys()
+    assert not {"seconds", "tokens_per_s", "mfu", "eta_s"} & metrics.keys()
     assert not model.training
 
 

@@ -1,0 +1,39 @@
+"""The loss of a packed batch: block-diagonal attention, and the output head at targets only.
+
+torch from the first line: import it late.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class TargetLoss(nn.Module):
+    """Sum of the cross-entropy over a batch's targets; the output head runs at no other place."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self._no_split_modules = getattr(model, "_no_split_modules", None)  # what FSDP may shard as one
+
+    def forward(
+        self, tokens_BT: Tensor, span_BT: Tensor, positions_BT: Tensor, source: Tensor, target: Tensor
+    ) -> Tensor:
+        """Arguments as in Batch. Returns a scalar, float32."""
+        hidden_BTD = self.model.base_model(
+            input_ids=tokens_BT, attention_mask=_mask(span_BT), position_ids=positions_BT, use_cache=False
+        ).last_hidden_state
+        hidden_nD = hidden_BTD.flatten(0, 1).index_select(0, source)
+        logits_nV = self.model.get_output_embeddings()(hidden_nD).float()
+        return functional.cross_entropy(logits_nV, target, reduction="sum")
+
+
+def _mask(span_BT: Tensor) -> Tensor:
+    """Who sees whom, (B, 1, T, T), as numbers to add: a mask of truths would be made numbers in every layer."""
+    places = torch.arange(span_BT.shape[1], device=span_BT.device)
+    seen_BTT = (places[:, None] < (places + span_BT)[:, None, :]) & (places <= places[:, None])
+    kind = torch.get_autocast_dtype(span_BT.device.type) if torch.is_autocast_enabled(span_BT.device.type) else None
+    hidden = torch.zeros(seen_BTT.shape, dtype=kind or torch.float32, device=span_BT.device)
+    return hidden.masked_fill_(~seen_BTT, -torch.inf)[:, None]
