@@ -49,7 +49,7 @@ from benchmarks.measuring.beam_peers import Needs, Search  # noqa: E402
 from benchmarks.measuring.hardware import hardware, versions  # noqa: E402
 from models.beam import Beams, beam_search  # noqa: E402
 from models.index import Index  # noqa: E402
-from models.language import pretrained_source  # noqa: E402
+from models.pretrained import pretrained_source  # noqa: E402
 from models.trie import Trie  # noqa: E402
 from plumline.sid import SidSpace  # noqa: E402
 from plumline.stage import say  # noqa: E402
