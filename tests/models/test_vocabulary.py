@@ -282,6 +282,7 @@ def test_the_fuzzer_finds_what_is_open(extended: Vocabulary) -> None:
 
 @pytest.mark.slow
 @pytest.mark.fault
+@pytest.mark.timeout(1800)
 def test_a_million_fuzzed_titles_yield_no_reserved_id(words: Vocabulary, extended: Vocabulary) -> None:
     for seed in range(20):
         assert count_reserved(words if seed % 2 else extended, 50_000, seed) == 0
