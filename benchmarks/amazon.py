@@ -1,0 +1,299 @@
+"""The Amazon leave-one-out benchmark: the model and every baseline on one split, in one table.
+
+run   python benchmarks/amazon.py --data DIR [--budget-minutes M] [--seeds 3] [--quick] [--json FILE] [--only NAMES …]
+
+DIR has items.parquet and events.parquet with `position` and `split_loo` (`measuring.leave_one_out` says what is asked,
+and what the order of the events of one day gives away). Recall and NDCG at 5 and 10, full ranking over all items, seen
+items masked and not. ± is the standard error: over users for what is not trained (once is enough), over seeds for what
+is. Everything is fitted on training events whose days were shuffled by the seed, except `item_knn file order`: the same
+counts on the days as the file has them, successors only, so it learns which ids follow which in a file. The difference
+is what that order is worth, and why no figure of a method that sees it says much about next items.
+
+--json is written after every row and read again, so a run that was stopped goes on where it was. --budget-minutes is
+the training time of one seed of the model. --quick: 2,000 users, one seed, few steps (≤ 2 minutes on two cores): a
+look, not a measurement.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+from benchmarks.measuring.hardware import hardware, versions  # noqa: E402
+from benchmarks.measuring.leave_one_out import CUTS, LeaveOneOut, measure, read_leave_one_out  # noqa: E402
+from models.baselines.item_knn import ItemKnn  # noqa: E402
+from models.baselines.knn_sum import KnnSum  # noqa: E402
+from models.baselines.popularity import Popularity  # noqa: E402
+from models.baselines.sasrec import SasRec  # noqa: E402
+from models.baselines.star import Star  # noqa: E402
+from models.baselines.text_knn import TextKnn  # noqa: E402
+from models.embeddings import EmbeddingsParams, Encoders  # noqa: E402
+from plumline import artifact  # noqa: E402
+
+PROTOCOLS = ("seen_masked", "not_masked")
+MEASURES = tuple(f"{name}@{cut}" for cut in CUTS for name in ("recall", "ndcg"))
+FIRST_SEED, QUICK_USERS, K = 17, 2000, max(CUTS)
+
+KNN: dict[str, Any] = {"window": 3, "decay": 0.8, "last": 50, "both_ways": True, "cosine": True}
+FILE_KNN: dict[str, Any] = {"window": 3, "decay": 0.8, "last": 50}
+TEXT_WEIGHT = 0.03
+SASREC: dict[str, Any] = {
+    "epochs": 10,
+    "batch_windows": 128,
+    "width": 64,
+    "dropout": 0.5,
+    "learning_rate": 1e-3,
+    "max_length": 50,
+}
+"""Chosen on the validation items of Beauty (docs/experiments.md)."""
+
+# R@5, N@5, R@10, N@10 as others published them (in brackets whose table); the same model differs by up to 40% from
+# paper to paper, so what counts is the range. SASRec and S3-Rec mask seen items, of the others it is not known.
+PUBLISHED = {
+    "amazon2014_beauty": {
+        "SASRec (S3-Rec's table)": (0.0387, 0.0249, 0.0605, 0.0318),
+        "SASRec (genrec)": (0.0469, 0.0305, 0.0688, 0.0375),
+        "S3-Rec": (0.0387, 0.0244, 0.0647, 0.0327),
+        "TIGER (paper)": (0.0454, 0.0321, 0.0648, 0.0384),
+        "TIGER (genrec)": (0.0465, 0.0297, 0.0721, 0.0378),
+        "HSTU (genrec)": (0.0486, 0.0340, 0.0708, 0.0412),
+        "LC-Rec (genrec, 1.7B)": (0.0525, 0.0352, 0.0791, 0.0438),
+    },
+    "amazon2014_sports": {
+        "SASRec (S3-Rec's table)": (0.0233, 0.0154, 0.0350, 0.0192),
+        "SASRec (genrec)": (0.0249, 0.0145, 0.0373, 0.0185),
+        "S3-Rec": (0.0251, 0.0161, 0.0385, 0.0204),
+        "TIGER (paper)": (0.0264, 0.0181, 0.0400, 0.0225),
+        "TIGER (genrec)": (0.0266, 0.0176, 0.0414, 0.0224),
+        "HSTU (genrec)": (0.0243, 0.0165, 0.0365, 0.0207),
+        "LC-Rec (genrec, 1.7B)": (0.0281, 0.0181, 0.0422, 0.0231),
+    },
+}
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Lists of a fitted method: protocol → a list a test query. parameters: trained numbers (0: none are)."""
+
+    lists: dict[str, list[list[str]]]
+    minutes: float
+    parameters: int = 0
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method and seed to be run."""
+
+    task: LeaveOneOut
+    seed: int
+    quick: bool
+    budget_minutes: float
+
+
+def rank(run: Run, fit: Callable[[], Any]) -> Ranked:
+    """Fit a baseline, and ask it once with seen items left out and once without."""
+    began = time.perf_counter()
+    baseline = fit()
+    minutes = (time.perf_counter() - began) / 60
+    histories = [query.item_ids for query in run.task.test]
+    seen = [query.seen for query in run.task.test]
+    nothing = [frozenset[str]()] * len(seen)
+    lists = {name: baseline.rank(histories, K, gone) for name, gone in zip(PROTOCOLS, (seen, nothing), strict=True)}
+    model = getattr(baseline, "model", None)
+    return Ranked(lists, minutes, sum(p.numel() for p in model.parameters()) if model else 0)
+
+
+def run_popularity(run: Run) -> Ranked:
+    return rank(run, lambda: Popularity.fit(run.task.histories, run.task.item_ids))
+
+
+def run_item_knn(run: Run) -> Ranked:
+    return rank(run, lambda: ItemKnn.fit(run.task.shuffled_days(run.seed), run.task.item_ids, **KNN))
+
+
+def run_file_order(run: Run) -> Ranked:
+    return rank(run, lambda: ItemKnn.fit(run.task.histories, run.task.item_ids, **FILE_KNN))
+
+
+def run_text_knn(run: Run) -> Ranked:
+    return rank(run, lambda: TextKnn.fit(run.task.histories, run.task.item_ids, run.task.items))
+
+
+def run_knn_sum(run: Run) -> Ranked:
+    def fit() -> KnnSum:
+        histories, item_ids = run.task.shuffled_days(run.seed), run.task.item_ids
+        text = TextKnn.fit(histories, item_ids, run.task.items)
+        return KnnSum(ItemKnn.fit(histories, item_ids, **KNN), text, TEXT_WEIGHT)
+
+    return rank(run, fit)
+
+
+def run_star(run: Run) -> Ranked:
+    """STAR on MiniLM vectors; in a quick run, or where no item has a title, on TF-IDF ones."""
+
+    def fit() -> Star:
+        encoders = Encoders.fit(run.task.items, EmbeddingsParams(text_encoders=star_encoders(run.quick)))
+        name = next(iter(encoders.fitted))
+        blocks = [block.modalities[name] for block in encoders.embed_blocks(run.task.items)]
+        return Star.fit(run.task.histories, run.task.item_ids, run.task.item_ids, np.concatenate(blocks))
+
+    return rank(run, fit)
+
+
+def star_encoders(quick: bool) -> tuple[str, ...]:
+    return ("tfidf_svd",) if quick else ("minilm",)
+
+
+def run_sasrec(run: Run) -> Ranked:
+    def fit() -> SasRec:
+        options = {name: value for name, value in SASREC.items() if name != "epochs"}
+        batches = -(-len(run.task.test) // SASREC["batch_windows"])
+        steps = 20 if run.quick else SASREC["epochs"] * batches
+        return SasRec.fit(run.task.shuffled_days(run.seed), run.task.item_ids, steps=steps, seed=run.seed, **options)
+
+    return rank(run, fit)
+
+
+def run_model(run: Run) -> Ranked:
+    from benchmarks.measuring.amazon_model import train_and_rank
+
+    result = train_and_rank(run.task, seed=run.seed, budget_minutes=run.budget_minutes, quick=run.quick)
+    return Ranked(result.ranked, result.minutes, result.parameters, result.notes)
+
+
+@dataclass(frozen=True)
+class Method:
+    """run: fits and ranks. params: what a row depends on beside data and seed. trained: a row a seed, else one row."""
+
+    run: Callable[[Run], Ranked]
+    params: dict[str, Any] = field(default_factory=dict)
+    trained: bool = False
+
+
+METHODS = {
+    "popularity": Method(run_popularity),
+    "item_knn": Method(run_item_knn, KNN),
+    "text_knn": Method(run_text_knn),
+    "knn_sum": Method(run_knn_sum, {**KNN, "text_weight": TEXT_WEIGHT}),
+    "star": Method(run_star),
+    "item_knn file order": Method(run_file_order, FILE_KNN),
+    "sasrec": Method(run_sasrec, SASREC, trained=True),
+    "model": Method(run_model, trained=True),
+}
+
+
+def run_row(name: str, run: Run) -> dict[str, Any]:
+    """Figures of one method and seed."""
+    ranked = METHODS[name].run(run)
+    figures = {p: measure(ranked.lists[p], run.task, masked=p == "seen_masked") for p in PROTOCOLS}
+    return {
+        "data": run.task.name,
+        "method": name,
+        "seed": run.seed,
+        "key": _key(name, run),
+        "num_users": len(run.task.test),
+        "quick": run.quick,
+        "figures": {p: figures[p].means for p in PROTOCOLS},
+        "standard_errors": {p: figures[p].standard_errors for p in PROTOCOLS},
+        "minutes": ranked.minutes,
+        "parameters": ranked.parameters,
+        "notes": ranked.notes,
+    }
+
+
+def _key(name: str, run: Run) -> str:
+    budget = run.budget_minutes if name == "model" else None
+    encoders = star_encoders(run.quick) if name == "star" else None
+    settings = [METHODS[name].params, run.quick, len(run.task.test), budget, encoders]
+    return artifact.sha256_json(settings)[:16]
+
+
+def table(rows: list[dict[str, Any]], name: str) -> Iterator[str]:
+    """Lines of one data set's table, masked and not, and what others published."""
+    rows = [row for row in rows if row["data"] == name]
+    quick = " (--quick: a look, not a measurement)" if any(row["quick"] for row in rows) else ""
+    names = "".join(f"{'R' if m.startswith('recall') else 'N'}@{m.split('@')[1]:15s}" for m in MEASURES)
+    for protocol in PROTOCOLS:
+        words = protocol.replace("_", " ")
+        yield f"{name}, leave-one-out, full ranking, {words}, {rows[0]['num_users']:,} users{quick}"
+        yield f"{'':24s} {names}seeds  minutes  parameters"
+        for method in METHODS:
+            those = [row for row in rows if row["method"] == method]
+            if those:
+                cells = "".join(f"{_mean_se(those, protocol, measure):17s}" for measure in MEASURES)
+                minutes = np.mean([row["minutes"] for row in those])
+                yield f"{method:24s} {cells}{len(those):5d}  {minutes:7.1f}  {those[0]['parameters']:10,d}"
+        yield ""
+    if published := PUBLISHED.get(name):
+        yield "published by others, not measured here (SASRec and S3-Rec: seen masked; the others: not stated)"
+        for method, figures in published.items():
+            yield f"{method:24s} " + "".join(f"{value:.4f}{'':11s}" for value in figures)
+
+
+def _mean_se(rows: list[dict[str, Any]], protocol: str, measure: str) -> str:
+    values = [row["figures"][protocol][measure] for row in rows]
+    error = rows[0]["standard_errors"][protocol][measure]
+    if len(values) > 1:
+        error = np.std(values, ddof=1) / np.sqrt(len(values))
+    return f"{np.mean(values):.4f} ± {error:.4f}"
+
+
+def main() -> None:
+    """Run what is missing, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with items.parquet and events.parquet")
+    parser.add_argument("--budget-minutes", type=float, default=90.0, help="training time of the model, each seed")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of what is trained")
+    parser.add_argument("--only", nargs="+", choices=list(METHODS), default=list(METHODS), metavar="NAME")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_USERS:,} users, one seed, few steps")
+    parser.add_argument("--json", type=Path, help="file for the figures; rows that it holds are not run again")
+    parser.add_argument("--threads", type=int, default=0, help="threads of torch; default: its own choice")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    task = read_leave_one_out(arguments.data)
+    task = task.sample(QUICK_USERS, FIRST_SEED) if arguments.quick else task
+    rows: list[dict[str, Any]] = []
+    if arguments.json and arguments.json.exists():
+        rows = json.loads(arguments.json.read_text(encoding="utf-8"))["rows"]
+    for name in arguments.only:
+        seeds = 1 if arguments.quick or not METHODS[name].trained else arguments.seeds
+        for seed in range(FIRST_SEED, FIRST_SEED + seeds):
+            run = Run(task, seed, arguments.quick, arguments.budget_minutes)
+            where = (task.name, name, seed)
+            if (*where, _key(name, run)) in {(r["data"], r["method"], r["seed"], r["key"]) for r in rows}:
+                continue
+            row = run_row(name, run)
+            rows = [r for r in rows if (r["data"], r["method"], r["seed"]) != where] + [row]
+            shown = ", ".join(f"{p} {row['figures'][p]['recall@10']:.4f}" for p in PROTOCOLS)
+            print(f"{name}, seed {seed}: recall@10 {shown}, {row['minutes']:.1f} min", file=sys.stderr, flush=True)
+            _write(arguments.json, rows)
+    print("\n".join(table(rows, task.name)))
+
+
+def _write(path: Path | None, rows: list[dict[str, Any]]) -> None:
+    if path is None:
+        return
+    order = list(METHODS)
+    report = {
+        "benchmark": "amazon",
+        "rows": sorted(rows, key=lambda r: (r["data"], order.index(r["method"]), r["seed"])),
+        "hardware": hardware(),
+        "versions": versions("numpy", "scikit-learn", "scipy", "torch", "transformers"),
+    }
+    artifact.replace_file(path, json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
