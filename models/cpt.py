@@ -1,9 +1,10 @@
 """Continued pre-training: teach the language model the SIDs (PLUM 2.2).
 
-reads   corpus (cpt.npz), vocabulary, base
+reads   corpus (cpt.npz, cpt_heldout.npz), vocabulary, base
 writes  weights/ (Hugging Face, safetensors), metrics.json, loss.json; artifacts/progress/cpt.jsonl beside the artifacts
 run     python -m models.cpt --params recipes/cpu_tiny.yaml --corpus … --vocabulary … --base= --seed 17 --out …
 
+metrics.json holds under `heldout` what the model makes of what it has not seen (models/cpt_eval.py).
 With a base its model is adopted: a daily increment continues from one CPT checkpoint.
 """
 
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
+from models.cpt_eval import Exam
 from models.examples import Examples
 from models.language import LanguageParams, build_language_model, save_language_model
 from models.packing import PROGRESS, LoopParams
@@ -29,6 +31,8 @@ class CptParams(Params):
     """The language model."""
     loop: LoopParams = LoopParams()
     """The loop."""
+    heldout_examples: int = Field(default=64, ge=0)
+    """Most held-out examples of each kind that the model is examined on after the training; 0: it is not examined."""
 
 
 def run(params: CptParams, *, corpus: Path, vocabulary: Path, base: Path | None, seed: int, out: Path) -> None:
@@ -40,6 +44,8 @@ def run(params: CptParams, *, corpus: Path, vocabulary: Path, base: Path | None,
 
     words, examples = Vocabulary.load(vocabulary), Examples.load(corpus / "cpt.npz")
     model = build_language_model(params.model, words, hash_seed(seed, "model"))
+    exam = Exam.load(corpus, words, params.heldout_examples)
+    before = exam.perplexity(model)
     metrics = train(
         model,
         examples,
@@ -51,7 +57,7 @@ def run(params: CptParams, *, corpus: Path, vocabulary: Path, base: Path | None,
         progress_path=PROGRESS / "cpt.jsonl",
     )
     save_language_model(model, out / "weights")
-    write_metrics(out, metrics)
+    write_metrics(out, {**metrics, "heldout": exam.take(model, before)})
 
 
 if __name__ == "__main__":
