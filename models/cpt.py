@@ -1,10 +1,11 @@
 """Continued pre-training: teach the language model the SIDs (PLUM 2.2).
 
-reads   corpus (cpt.npz), vocabulary, quantizer (its codebooks: where the SIDs' embeddings start), base
+reads   corpus (cpt.npz, cpt_heldout.npz), vocabulary, quantizer (codebooks: where the SIDs' embeddings start), base
 writes  weights/ (Hugging Face, safetensors), metrics.json, loss.json; artifacts/progress/cpt.jsonl beside the artifacts
 run     python -m models.cpt --params recipes/cpu_tiny.yaml --corpus … --vocabulary … --quantizer … --base= --seed 17 \\
             --out …
 
+metrics.json holds under `heldout` what the model makes of what it has not seen (models/cpt_eval.py).
 With a base its model is adopted: a daily increment continues from one CPT checkpoint.
 """
 
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
+from models.cpt_eval import Exam
 from models.examples import Examples
 from models.language import LanguageParams, build_language_model, save_language_model
 from models.packing import PROGRESS, LoopParams, checkpoint_of
@@ -30,6 +32,8 @@ class CptParams(Params):
     """The language model."""
     loop: LoopParams = LoopParams()
     """The loop."""
+    heldout_examples: int = Field(default=64, ge=0)
+    """Most held-out examples of each kind that the model is examined on after the training; 0: it is not examined."""
 
 
 def run(
@@ -43,6 +47,8 @@ def run(
 
     words, examples = Vocabulary.load(vocabulary), Examples.load(corpus / "cpt.npz")
     model = build_language_model(params.model, words, hash_seed(seed, "model"), quantizer)
+    exam = Exam.load(corpus, words, params.heldout_examples)
+    before = exam.perplexity(model)
     metrics = train(
         model,
         examples,
@@ -55,7 +61,7 @@ def run(
         checkpoint=checkpoint_of("cpt"),
     )
     save_language_model(model, out / "weights")
-    write_metrics(out, metrics)
+    write_metrics(out, {**metrics, "heldout": exam.take(model, before)})
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ class CorpusParams(Params):
     feature_share: float = Field(default=0.25, ge=0.0, le=1.0)
     """Share of behaviour examples with features: each item's channel and the event's numbers, where known (Table 1)."""
     general_text: Path | None = None
-    """A text file, a paragraph a line, mixed into continued pre-training; a file that has changed needs another name."""
+    """A text file, a paragraph a line, mixed into continued pre-training; a changed file needs another name."""
     general_share: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Share of the examples of continued pre-training that are lines of general_text."""
     heldout_share: float = Field(default=0.02, ge=0.0, le=0.5)

@@ -176,8 +176,8 @@ class Rows:
         before = np.concatenate([np.zeros((len(rows), 1), np.int64), read.cumsum(axis=1)], axis=1)
         filled = before[:, -1]
         width = -(-int(filled.max()) // _MULTIPLE) * _MULTIPLE
-        row, column = np.nonzero(read)
-        place = row, before[row, column]
+        rows_n, columns_n = np.nonzero(read)
+        place = rows_n, before[rows_n, columns_n]
         batch = Batch(
             tokens=np.full((len(rows), width), self.pad, dtype=np.int64),
             span=np.ones((len(rows), width), dtype=np.int64),
@@ -189,7 +189,7 @@ class Rows:
             example_ids=np.array([member for members in rows for member in members]),
         )
         batch.tokens[place] = token[read]
-        batch.span[place] = before[row, column + span[read]] - before[row, column]
+        batch.span[place] = before[rows_n, columns_n + span[read]] - before[rows_n, columns_n]
         batch.positions[place] = depth[read]
         return batch
 

@@ -95,7 +95,7 @@ def rank_items(
     from scipy.sparse import issparse
 
     # Columns in the order of the tie-break, so that "first column wins" settles ties.
-    columns = np.lexsort(([digit_of(item, 2**62) for item in item_ids], -tie_break))
+    columns = np.lexsort((np.array([digit_of(item, 2**62) for item in item_ids], dtype=np.int64), -tie_break))
     places = np.argsort(columns)
     place = {item: int(column) for item, column in zip(item_ids, places, strict=True)}
     ranked: list[list[str]] = []
@@ -108,7 +108,8 @@ def rank_items(
                 row[gone] = -np.inf
                 best = best_columns(row, k)
             else:
-                best = _best_of_sparse(*row, gone, k, len(columns))
+                numbers, values = row
+                best = _best_of_sparse(numbers, values, gone, k, len(columns))
             ranked.append([item_ids[columns[column]] for column in best])
     return ranked
 

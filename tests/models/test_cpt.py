@@ -55,6 +55,8 @@ def test_files_left(world: Any, corpus: Path, tmp_path: Path) -> None:
     assert digests(out).keys() == names
     metrics = read_json(out / "metrics.json")
     assert metrics["steps"] == 4
+    assert {"behaviour", "naming", "title"} <= metrics["heldout"].keys()  # held out by the corpus, asked by the stage
+    assert len(metrics["heldout"]["behaviour"]["accuracy"]) == 3
     assert [row["step"] for row in read_json(out / "loss.json")] == [2, 4]
     assert (tmp_path / "artifacts" / "progress" / "cpt.jsonl").is_file()
     words = Vocabulary.load(world.vocabulary)

@@ -20,7 +20,7 @@ def test_what_all_items_have_says_nothing() -> None:
 
 
 def test_items_that_are_left_out_do_not_count() -> None:
-    names = dict.fromkeys((0, 1), ("a",)) | dict.fromkeys((6, 7, 8), ("b",)) | {4: ("c",), 5: ("d",), 3: ("e",)}
+    names = {0: ("a",), 1: ("a",), 6: ("b",), 7: ("b",), 8: ("b",), 4: ("c",), 5: ("d",), 3: ("e",)}
     assert name_prefixes(CODES, names) == {(0,): "a", (2,): "b", (2, 0): "b"}
 
 
