@@ -124,7 +124,7 @@ def test_what_was_learned_is_known(tmp_path: Path, words: Vocabulary, heldout: E
     assert before is not None
     everything = np.arange(heldout.num_examples)
     loop = LoopParams(row_tokens=256, accumulation=1, learning_rate=0.01, warmup_steps=2)
-    train(model, heldout, loop, chosen=everything, steps=120, seed=0, stage="cpt", progress_path=tmp_path / "p.jsonl")
+    train(model, heldout, loop, chosen=everything, steps=240, seed=0, stage="cpt", progress_path=tmp_path / "p.jsonl")
     marks = exam.take(model, before)
     assert marks["naming"]["exact"] == 1.0
     assert marks["general"]["perplexity"] < 0.2 * before
