@@ -133,7 +133,8 @@ class Study:
         with making(folder) as scratch:
             if scratch is not None:
                 learned = self.lessons()
-                model = build_language_model(params.model, self.material(0).words, hash_seed(self.seed, "model"))
+                words, codes = self.material(0).words, self.day(0).folder / "quantizer"
+                model = build_language_model(params.model, words, hash_seed(self.seed, "model"), codes)
                 self._learn(model, learned.examples, learned.chosen, params.loop, params.steps, scratch, "cpt", None)
         return folder / "weights"
 
