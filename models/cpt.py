@@ -1,7 +1,8 @@
 """Continued pre-training: teach the language model the SIDs (PLUM 2.2).
 
 reads   corpus (cpt.npz), vocabulary, base
-writes  weights/ (Hugging Face, safetensors), metrics.json, loss.json; artifacts/progress/cpt.jsonl and, until it is done, cpt.checkpoint
+writes  weights/ (Hugging Face, safetensors), metrics.json, loss.json; beside the artifacts:
+        artifacts/progress/cpt.jsonl and, until it is done, cpt.checkpoint
 run     python -m models.cpt --params recipes/cpu_tiny.yaml --corpus … --vocabulary … --base= --seed 17 --out …
 
 With a base its model is adopted: a daily increment continues from one CPT checkpoint.
