@@ -1,7 +1,8 @@
 """Continued pre-training: teach the language model the SIDs (PLUM 2.2).
 
 reads   corpus (cpt.npz, cpt_heldout.npz), vocabulary, quantizer (codebooks: where the SIDs' embeddings start), base
-writes  weights/ (Hugging Face, safetensors), metrics.json, loss.json; artifacts/progress/cpt.jsonl beside the artifacts
+writes  weights/ (Hugging Face, safetensors), metrics.json, loss.json; beside the artifacts:
+        artifacts/progress/cpt.jsonl and, until it is done, cpt.checkpoint
 run     python -m models.cpt --params recipes/cpu_tiny.yaml --corpus … --vocabulary … --quantizer … --base= --seed 17 \\
             --out …
 

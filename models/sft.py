@@ -1,7 +1,8 @@
 """Fine-tuning: prompts → the SIDs of what users took next (PLUM 2.3, eq. 3).
 
 reads   corpus (sft.npz), vocabulary, cpt, base
-writes  weights/ (Hugging Face, safetensors), metrics.json, loss.json; artifacts/progress/sft.jsonl beside the artifacts
+writes  weights/ (Hugging Face, safetensors), metrics.json, loss.json; beside the artifacts:
+        artifacts/progress/sft.jsonl and, until it is done, sft.checkpoint
 run     python -m models.sft --params recipes/cpu_tiny.yaml --corpus … --vocabulary … --cpt … --base= --seed 17 --out …
 
 Without a base: `steps` on all examples, from the CPT checkpoint. With one, the daily increment: `daily_steps` on the

@@ -118,7 +118,9 @@ def _accelerator(params: LoopParams) -> Accelerator:
         return Accelerator(cpu=on_cpu, mixed_precision=params.precision)
     if on_cpu:
         raise InputError("loop.fsdp is true on a CPU, where nothing would be sharded; set it to false")
-    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False
+    )
     return Accelerator(mixed_precision=params.precision, fsdp_plugin=plugin)
 
 
