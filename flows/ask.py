@@ -1,83 +1,103 @@
-"""`plumline recommend`: the champion in this process, asked as the service would be."""
+"""`plumline ask`: a prompt of text and SIDs, completed by the language model of a release (PLUM A.2, Table 8)."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
-from plumline.errors import InputError, RefusedError
-from plumline.settings import clock_offset
-from serving.pointers import read_pointer, read_tombstones, sealed_folder
+import numpy as np
 
-if TYPE_CHECKING:
-    from serving.recommender import Recommendation
+from features.catalog import Catalog
+from flows.registry import Registry
+from models.completion import complete, encode_prompt, split_completion
+from models.sid_table import SidTable
+from models.vocabulary import Vocabulary, clean_text
+from plumline.errors import RefusedError
+from serving.pointers import read_pointer, read_tombstones
+from serving.release import Release
+
+_TITLE_CHARACTERS = 120
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A recommendation, ready to print."""
+class Passage:
+    """A stretch of an answer. sid: whether it is a whole SID. item_id, title: of an item that has it, if one does."""
 
-    recommendation: "Recommendation"
+    text: str
+    sid: bool
+    item_id: str | None = None
+    title: str | None = None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """An answer, ready to print. ended: whether the model came to an end by itself."""
+
+    release_id: str
+    weights: str
+    num_prompt_tokens: int
+    passages: tuple[Passage, ...]
+    ended: bool
 
     def to_json(self) -> dict[str, Any]:
-        """The fields of `POST /recommend`'s answer, less its request_id."""
-        found = self.recommendation
-        items = [{"item_id": i.item_id, "title": i.title, "sid": i.sid, "score": i.score} for i in found.items]
+        """Every field, and the answer as one text."""
         return {
-            "release_id": found.release_id,
-            "items": items,
-            "degraded": found.degraded,
-            "reason": found.reason,
-            "detail": found.detail,
-            "num_allowed": found.num_allowed,
+            "release_id": self.release_id,
+            "weights": self.weights,
+            "num_prompt_tokens": self.num_prompt_tokens,
+            "text": "".join(passage.text for passage in self.passages),
+            "passages": [vars(passage) for passage in self.passages],
+            "ended": self.ended,
         }
 
     def lines(self) -> list[str]:
-        """One line an item: id, score, SID, title."""
-        rows = [f"{i.item_id}\t{i.score:.4f}\t{i.sid}\t{i.title or ''}" for i in self.recommendation.items]
-        said = ": ".join(part for part in (self.recommendation.reason, self.recommendation.detail) if part)
-        return rows + ([f"# {said}"] if said else [])
+        """One line: the answer, each SID followed by the title of its item in brackets."""
+        told = [f"{p.text} [{p.title}] " if p.title else p.text for p in self.passages]
+        return ["".join(told).strip()]
 
 
-def recommend(
-    home: Path,
-    *,
-    user: str | None,
-    history: list[str] | None,
-    num_items: int,
-    rule: str | None = None,
-    max_per_branch: int | None = None,
-    temperature: float | None = None,
-    seed: int = 0,
-) -> Answer:
-    """Ask for `num_items` items. Exactly one of user (read from the online store) and history must be given.
+def ask(
+    home: Path, prompt: str, *, release_id: str | None, max_tokens: int, weights: Literal["cpt", "sft"]
+) -> Completion:
+    """Complete a prompt. release_id: None: the champion. weights: of continued pre-training, or the fine-tuned ones.
 
-    The rule counts ages from now. See `Recommender.recommend` and `models/beam.py` for the others.
+    Raises RefusedError without a champion, InputError for a prompt that names an unknown item or code.
     """
-    if (user is None) == (history is None):
-        raise InputError("give --user ID or --history ID,ID…, one of the two")
-    pointer = read_pointer(home / "releases")
-    if pointer is None:
-        raise RefusedError("no champion yet; run plumline bootstrap first")
-    from models.beam import Choice
-    from serving.recommender import Recommender
+    if release_id is None:
+        pointer = read_pointer(home / "releases")
+        if pointer is None:
+            raise RefusedError("no champion yet; run plumline bootstrap first")
+        release_id = pointer.release_id
+    release = Release.load(Registry(home).restore(release_id))
+    words, table = Vocabulary.load(release.path("vocabulary")), SidTable.load(release.path("sids"))
+    ids = encode_prompt(words, prompt, table.codes_of)  # before the weights are read
+    from models.language import check_vocabulary, load_language_model, pick_device, use_threads
 
-    recommender = Recommender.load(
-        sealed_folder(home / "releases", pointer.release_id), tombstones=read_tombstones(home / "releases")
-    )
-    asked: dict[str, Any] = {
-        "k": num_items,
-        "rule": rule,
-        "now_ms": int((datetime.now(UTC) + clock_offset()).timestamp() * 1000),
-        "choice": Choice(cap=max_per_branch, temperature=temperature, seed=seed),
-    }
-    if user is None:
-        return Answer(recommender.recommend(history=[item for item in history or [] if item], **asked))
-    from features.online import OnlineFeatures
+    use_threads()
+    model = load_language_model(release.path(weights) / "weights", pick_device())
+    check_vocabulary(model, words)
+    found = complete(model, words, ids, max_tokens)
+    titles = _Titles(table, Catalog.load(release.path("catalog")), read_tombstones(home / "releases"))
+    passages = [
+        Passage(part.text, False) if part.codes is None else Passage(part.text, True, *titles.of(part.codes))
+        for part in split_completion(words, found)
+    ]
+    return Completion(release.release_id, weights, len(ids), tuple(passages), len(found) < max_tokens)
 
-    online = OnlineFeatures.open(home)
-    try:
-        online.read(user, timeout_s=60.0)  # the first call builds the store's client, which takes a second
-        return Answer(recommender.recommend(user_id=user, features=online, **asked))
-    finally:
-        online.close()
+
+class _Titles:
+    """Items by their codes; deleted ones stay deleted."""
+
+    def __init__(self, table: SidTable, catalog: Catalog, tombstones: frozenset[str]) -> None:
+        self.table, self.tombstones = table, tombstones
+        self.titles = catalog.items.column("title")
+        self.position = catalog.position
+
+    def of(self, codes: tuple[int, ...]) -> tuple[str | None, str | None]:
+        """Id and title of the first item with these codes; None where there is none."""
+        for row in np.flatnonzero((self.table.codes == np.array(codes)).all(axis=1)):
+            item = self.table.item_ids[row]
+            if item not in self.tombstones:
+                place = self.position.get(item)
+                title = None if place is None else self.titles[place].as_py()
+                return item, clean_text(title, _TITLE_CHARACTERS) if title else None
+        return None, None

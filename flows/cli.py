@@ -138,10 +138,30 @@ def status(as_json: bool) -> None:
 @_json_option
 def recommend(user: str | None, history: str | None, num_items: int, as_json: bool, **options: Any) -> None:
     """Ask the champion for recommendations, in this process."""
-    from flows.ask import recommend as ask
+    from flows.recommend import recommend as answer_with
 
     items = history.split(",") if history is not None else None
-    answer = ask(_home(), user=user, history=items, num_items=num_items, **options)
+    answer = answer_with(_home(), user=user, history=items, num_items=num_items, **options)
+    _print(answer.to_json(), as_json, answer.lines())
+
+
+@main.command()
+@click.argument("prompt")
+@click.option("--release", "release_id", metavar="ID", help="A release of the registry; default: the champion.")
+@click.option("--max-tokens", default=40, show_default=True, type=click.IntRange(1, 2048), help="Of the completion.")
+@click.option(
+    "--weights",
+    default="cpt",
+    show_default=True,
+    type=click.Choice(["cpt", "sft"]),
+    help="Before or after fine-tuning.",
+)
+@_json_option
+def ask(prompt: str, as_json: bool, **options: Any) -> None:
+    """Let a release's language model go on with a PROMPT of text and SIDs; {item:ID} stands for an item's SID."""
+    from flows.ask import ask as complete
+
+    answer = complete(_home(), prompt, **options)
     _print(answer.to_json(), as_json, answer.lines())
 
 

