@@ -30,6 +30,7 @@ class Progress:
             kept = _lines_until(path, after[0])
             self._file = path.open("w", encoding="utf-8")
             self._file.writelines(kept)
+            self._file.flush()
 
     @property
     def seconds(self) -> float:
