@@ -34,7 +34,8 @@ def heldout(words: Vocabulary) -> Examples:
         sids = [words.sid_token_ids(rng.integers(0, words.space.sizes)).tolist() for _ in range(length)]
         flat = [i for sid in sids for i in sid]
         add(builder, [bos, *flat], range(4, 1 + len(flat)), "behaviour")
-        add(builder, [bos, *text, *sids[0], eos], range(1 + length, 4 + length), "naming")
+        named = [bos, *text, *words.encode_phrase(" is item ")]
+        add(builder, [*named, *sids[0], eos], range(len(named), len(named) + 3), "naming")
         for kind in ("title", "topics", "channel"):
             add(builder, [bos, *sids[0], *text, eos], range(4, 5 + length), kind)
         add(builder, [bos, *text, eos], range(1, 2 + length), "general")
@@ -99,7 +100,12 @@ def test_only_so_many_and_nothing_at_all(model: Any, words: Vocabulary, heldout:
     assert Exam(ExamplesBuilder().build(), words, 9).take(model, None) == {}
     assert Exam(heldout, words, 0).perplexity(model) is None
     before = Exam(heldout, words, 9).perplexity(model)
+<<<<<<< HEAD
     assert Exam(heldout, words, 9).take(model, before)["general"]["perplexity"] == pytest.approx(before, rel=1e-5)
+=======
+    after = Exam(heldout, words, 9).take(model, before)["general"]["perplexity"]
+    assert before == pytest.approx(after, rel=1e-4)  # packed with other examples
+>>>>>>> w-cpt
 
 
 def test_answers_know_their_examples(model: Any, heldout: Examples) -> None:
@@ -124,7 +130,11 @@ def test_what_was_learned_is_known(tmp_path: Path, words: Vocabulary, heldout: E
     assert before is not None
     everything = np.arange(heldout.num_examples)
     loop = LoopParams(row_tokens=256, accumulation=1, learning_rate=0.01, warmup_steps=2)
+<<<<<<< HEAD
     train(model, heldout, loop, chosen=everything, steps=240, seed=0, stage="cpt", progress_path=tmp_path / "p.jsonl")
+=======
+    train(model, heldout, loop, chosen=everything, steps=70, seed=0, stage="cpt", progress_path=tmp_path / "p.jsonl")
+>>>>>>> w-cpt
     marks = exam.take(model, before)
     assert marks["naming"]["exact"] == 1.0
     assert marks["general"]["perplexity"] < 0.2 * before
