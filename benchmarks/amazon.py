@@ -35,9 +35,8 @@ from models.baselines.item_knn import ItemKnn  # noqa: E402
 from models.baselines.knn_sum import KnnSum  # noqa: E402
 from models.baselines.popularity import Popularity  # noqa: E402
 from models.baselines.sasrec import SasRec  # noqa: E402
-from models.baselines.star import Star  # noqa: E402
+from models.baselines.star import Star, text_vectors  # noqa: E402
 from models.baselines.text_knn import TextKnn  # noqa: E402
-from models.embeddings import EmbeddingsParams, Encoders  # noqa: E402
 from plumline import artifact  # noqa: E402
 
 PROTOCOLS = ("seen_masked", "not_masked")
@@ -143,16 +142,14 @@ def run_star(run: Run) -> Ranked:
     """STAR on MiniLM vectors; in a quick run, or where no item has a title, on TF-IDF ones."""
 
     def fit() -> Star:
-        encoders = Encoders.fit(run.task.items, EmbeddingsParams(text_encoders=star_encoders(run.quick)))
-        name = next(iter(encoders.fitted))
-        blocks = [block.modalities[name] for block in encoders.embed_blocks(run.task.items)]
-        return Star.fit(run.task.histories, run.task.item_ids, run.task.item_ids, np.concatenate(blocks))
+        vectors = text_vectors(run.task.items, star_encoder(run.quick))
+        return Star.fit(run.task.histories, run.task.item_ids, run.task.item_ids, vectors)
 
     return rank(run, fit)
 
 
-def star_encoders(quick: bool) -> tuple[str, ...]:
-    return ("tfidf_svd",) if quick else ("minilm",)
+def star_encoder(quick: bool) -> str:
+    return "tfidf_svd" if quick else "minilm"
 
 
 def run_sasrec(run: Run) -> Ranked:
@@ -214,8 +211,8 @@ def run_row(name: str, run: Run) -> dict[str, Any]:
 
 def _key(name: str, run: Run) -> str:
     budget = run.budget_minutes if name == "model" else None
-    encoders = star_encoders(run.quick) if name == "star" else None
-    settings = [METHODS[name].params, run.quick, len(run.task.test), budget, encoders]
+    encoder = star_encoder(run.quick) if name == "star" else None
+    settings = [METHODS[name].params, run.quick, len(run.task.test), budget, encoder]
     return artifact.sha256_json(settings)[:16]
 
 

@@ -19,9 +19,9 @@ SASRec takes a minute to train, so it is trained for a bootstrap only; with a ba
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,9 @@ import pyarrow as pa
 from pydantic import Field
 
 from models import metrics
+from models.held_out import PLAIN, PROTOCOLS, K, Query, Ranker, Ruler, Task, draw, read_sample
+from models.metrics import Estimate
+from models.slices import group_items, measure_by_sid, measure_slices
 from plumline.artifact import read_json, write_json
 from plumline.settings import get_settings
 from plumline.stage import Params, hash_seed, main, say
@@ -40,19 +43,11 @@ if TYPE_CHECKING:
     from models.beam_check import Certificate
     from models.retriever import Request, Retriever
 
-K = 10
-"""Cut-off of every measure; the names in scores.json hold it."""
-
-MASKED, PLAIN = PROTOCOLS = ("seen_masked", "not_masked")
-NEW_ITEM_DAYS = 7
-COLD_EVENTS = 2
 _SCORES = "scores.json"
 _PROTOCOL = (
     "user-days after as_of, item level, full ranking over live items; recall@10 = hits / min(10, relevant); "
     "standard errors by bootstrap over users"
 )
-
-Ranker = Callable[[Sequence[Sequence[str]], int, Sequence[Collection[str]]], list[list[str]]]
 
 
 class ScoresParams(Params):
@@ -78,77 +73,14 @@ class ScoresParams(Params):
     """Steps within which one item follows another for the item-kNN."""
     knn_decay: float = Field(default=0.8, gt=0, le=1)
     """Weight lost a step, between the items of a pair and back through a query's history."""
+    text_baselines: bool = True
+    """Also text kNN, its sum with the item-kNN, and STAR (on TF-IDF vectors), where an item has a word."""
+    knn_text_weight: float = Field(default=0.03, ge=0)
+    """What a cosine of 1 is worth in the sum, in (aged, decayed) counts of the item-kNN: text orders equals."""
     sasrec_steps: int = Field(default=0, ge=0)
     """Training steps of SASRec; 0 leaves it out."""
     sasrec_half_life_days: float | None = Field(default=60.0, gt=0)
     """Age at which a window of a history is drawn half as often for SASRec; null: all equally."""
-
-
-@dataclass(frozen=True)
-class Query:
-    """A user-day that is held out. history: (item_id, epoch ms) before the day, oldest first."""
-
-    user_id: str
-    day: date
-    history: list[tuple[str, int]]
-    relevant: frozenset[str]
-
-    @property
-    def seen(self) -> frozenset[str]:
-        """Items of the history."""
-        return frozenset(item for item, _ in self.history)
-
-    def request(self, profile: dict[str, str | None]) -> Request:
-        """The request of a user who comes at noon of the day (when is not known; that it is that day, is)."""
-        from models.retriever import Request
-
-        noon = datetime(self.day.year, self.day.month, self.day.day, 12, tzinfo=UTC)
-        return Request(history=self.history, profile=profile, at_ms=int(noon.timestamp() * 1000))
-
-
-@dataclass(frozen=True)
-class Task:
-    """The queries of one protocol: what is asked, what may not come back, what counts as a hit. Q of each."""
-
-    queries: list[Query]
-    exclude: list[frozenset[str]]
-    relevant: list[frozenset[str]]
-
-    @staticmethod
-    def of(queries: Sequence[Query], protocol: str) -> Task:
-        """Apply a protocol."""
-        if protocol == PLAIN:
-            return Task(list(queries), [frozenset()] * len(queries), [query.relevant for query in queries])
-        kept = [query for query in queries if query.relevant - query.seen]
-        return Task(kept, [query.seen for query in kept], [query.relevant - query.seen for query in kept])
-
-    def rank(self, ranker: Ranker) -> list[list[str]]:
-        """Ask a baseline."""
-        return ranker([[item for item, _ in query.history] for query in self.queries], K, self.exclude)
-
-
-@dataclass(frozen=True)
-class Ruler:
-    """How a list of rankings becomes figures: one seed for all, so that all methods meet the same resampled users."""
-
-    seed: int
-    num_samples: int
-
-    def measure(
-        self, queries: Sequence[Query], ranked: Sequence[Sequence[str]], relevant: Sequence[Collection[str]]
-    ) -> dict[str, Any]:
-        """recall@10 and ndcg@10 with standard errors; without any query only `num_queries`: 0."""
-        figures: dict[str, Any] = {"num_queries": len(queries)}
-        if not queries:
-            return figures
-        hits = metrics.hit_matrix(ranked, relevant, K)
-        num_relevant = np.asarray([len(items) for items in relevant])
-        users = np.asarray([query.user_id for query in queries])
-        for name, measure in (("recall", metrics.recall), ("ndcg", metrics.ndcg)):
-            values = measure(hits, num_relevant)
-            estimate = metrics.bootstrap_mean(values, users, seed=self.seed, num_samples=self.num_samples)
-            figures |= {f"{name}@{K}": estimate.mean, f"{name}@{K}_se": estimate.standard_error}
-        return figures
 
 
 def read_scores(folder: Path) -> dict[str, Any]:
@@ -171,7 +103,7 @@ def run(
 ) -> None:
     """Score the model and the baselines on the held-out days. Nothing held out: num_queries 0 and no methods."""
     from features.catalog import Catalog
-    from features.histories import read_histories
+    from features.histories import item_counts, read_histories
     from models.language import pick_device
     from models.retriever import Retriever
 
@@ -200,19 +132,22 @@ def run(
     ranked, unknown = _ask_model(retriever, known, tasks, params.width)
     scores["num_unknown_history_items"] = unknown
     scores["num_invalid"] = _count_invalid(tasks, ranked, frozenset(known.live_ids()))
-    scores["hallucination_rate"] = _hallucination_rate(retriever, known, queries, params, seed)
+    hallucination = _hallucination_rate(retriever, known, queries, params, seed, ruler)
+    scores["hallucination_rate"], scores["hallucination_rate_se"] = hallucination.mean, hallucination.standard_error
     if params.beam_check_queries and (certificate := _certificate(retriever, known, queries, params, seed)):
         scores["beam"] = certificate.to_json()
     counts = metrics.impressions(ranked[PLAIN])
     scores["coverage"] = metrics.coverage(counts, len(retriever.live_items))
     scores["effective_vocabulary"] = metrics.effective_vocabulary(counts)
-    scores["slices"] = _slices(ruler, tasks, ranked, _new_items(known, as_of))
+    groups = group_items(known.items, item_counts(histories), as_of)
+    scores["slices"] = measure_slices(ruler, tasks, ranked, groups)
+    scores["sid_level"] = measure_by_sid(ruler, tasks, ranked, retriever.codes_of)
     scores["daily"] = _daily(ruler, tasks[PLAIN], ranked[PLAIN])
     methods = {"model": {p: ruler.measure(tasks[p].queries, ranked[p], tasks[p].relevant) for p in PROTOCOLS}}
 
     # 2. The baselines, on the same queries and the same items.
     item_ids = sorted(retriever.live_items)
-    for name, ranker in fit_baselines(params, read_histories(histories), item_ids, base, seed).items():
+    for name, ranker in fit_baselines(params, read_histories(histories), item_ids, known.items, base, seed).items():
         methods[name] = {p: ruler.measure(t.queries, t.rank(ranker), t.relevant) for p, t in tasks.items()}
     if base is not None and "sasrec" in (before := read_scores(base / "scores"))["methods"]:
         methods["sasrec"] = {"from": before["as_of"], **before["methods"]["sasrec"]}  # an older `from` stays
@@ -232,36 +167,30 @@ def _use_few_threads() -> None:
     torch.set_num_threads(get_settings().threads or 1)
 
 
-def read_sample(histories: Path, max_queries: int, seed: int) -> list[Query]:
-    """The held-out queries that have something relevant, at most max_queries, in the order of the file."""
-    from features.histories import read_queries
-
-    table = read_queries(histories)
-    queries = [
-        Query(row["user_id"], row["day"], list(zip(row["item_ids"], row["timestamps"], strict=True)), relevant)
-        for row in table.to_pylist()
-        if (relevant := frozenset(row["relevant"]))
-    ]
-    return _sample(queries, max_queries, hash_seed(seed, "queries"))
-
-
 def fit_baselines(
-    params: ScoresParams, histories: pa.Table, item_ids: list[str], base: Path | None, seed: int
+    params: ScoresParams, histories: pa.Table, item_ids: list[str], items: pa.Table, base: Path | None, seed: int
 ) -> dict[str, Ranker]:
-    """Every baseline that is to be fitted now, by its name in scores.json."""
+    """Every baseline that is to be fitted now, by its name in scores.json. items: the catalogue's, for their text."""
     from models.baselines.item_knn import ItemKnn
+    from models.baselines.knn_sum import KnnSum
     from models.baselines.popularity import Popularity
+    from models.baselines.star import Star, text_vectors
+    from models.baselines.text_knn import TextKnn, has_words
 
-    rankers: dict[str, Ranker] = {
-        "popularity": Popularity.fit(histories, item_ids, half_life_days=params.popularity_half_life_days).rank,
-        "item_knn": ItemKnn.fit(
-            histories,
-            item_ids,
-            window=params.knn_window,
-            decay=params.knn_decay,
-            half_life_days=params.knn_half_life_days,
-        ).rank,
-    }
+    popularity = Popularity.fit(histories, item_ids, half_life_days=params.popularity_half_life_days)
+    item_knn = ItemKnn.fit(
+        histories,
+        item_ids,
+        window=params.knn_window,
+        decay=params.knn_decay,
+        half_life_days=params.knn_half_life_days,
+    )
+    rankers: dict[str, Ranker] = {"popularity": popularity.rank, "item_knn": item_knn.rank}
+    if params.text_baselines and has_words(items, item_ids):
+        text_knn = TextKnn.fit(histories, item_ids, items, decay=params.knn_decay)
+        rankers["text_knn"] = text_knn.rank
+        rankers["knn_sum"] = KnnSum(item_knn, text_knn, params.knn_text_weight).rank
+        rankers["star"] = Star.fit(histories, item_ids, column(items, "item_id"), text_vectors(items)).rank
     if params.sasrec_steps and base is None:
         from models.baselines.sasrec import SasRec
 
@@ -273,13 +202,6 @@ def fit_baselines(
             half_life_days=params.sasrec_half_life_days,
         ).rank
     return rankers
-
-
-def _sample(queries: list[Query], size: int, seed: int) -> list[Query]:
-    if len(queries) <= size:
-        return queries
-    chosen = np.random.default_rng(seed).choice(len(queries), size, replace=False)
-    return [queries[number] for number in np.sort(chosen)]
 
 
 def _requests(known: Catalog, queries: Sequence[Query]) -> list[Request]:
@@ -317,13 +239,14 @@ def _count_invalid(tasks: dict[str, Task], ranked: dict[str, list[list[str]]], l
 
 
 def _hallucination_rate(
-    retriever: Retriever, known: Catalog, queries: list[Query], params: ScoresParams, seed: int
-) -> float:
+    retriever: Retriever, known: Catalog, queries: list[Query], params: ScoresParams, seed: int, ruler: Ruler
+) -> Estimate:
     """Share of the ten best SIDs, each code of each level allowed, that no live item has."""
-    sample = _sample(queries, params.hallucination_queries, hash_seed(seed, "hallucinations"))
+    sample = draw(queries, params.hallucination_queries, hash_seed(seed, "hallucinations"))
     beams = retriever.beams(_requests(known, sample), params.width, constrained=False)
-    codes = np.concatenate([one.codes[:K] for one in beams])
-    return metrics.hallucination_rate(retriever.epoch.has_sids(codes))
+    rates = [metrics.hallucination_rate(retriever.epoch.has_sids(one.codes[:K])) for one in beams]
+    users = np.asarray([query.user_id for query in sample])
+    return metrics.bootstrap_mean(np.asarray(rates), users, seed=ruler.seed, num_samples=ruler.num_samples)
 
 
 def _certificate(
@@ -335,7 +258,7 @@ def _certificate(
     if (num_sids := retriever.epoch.base.index.num_leaves) > params.beam_check_max_sids:
         say(f"scores: no certificate of the beams: {num_sids:,} SIDs (scores.beam_check_max_sids)")
         return None
-    sample = _sample(queries, params.beam_check_queries, hash_seed(seed, "beam_check"))
+    sample = draw(queries, params.beam_check_queries, hash_seed(seed, "beam_check"))
     requests = [
         replace(request, exclude=query.seen if number % 2 else frozenset())
         for number, (query, request) in enumerate(zip(sample, _requests(known, sample), strict=True))
@@ -345,43 +268,11 @@ def _certificate(
     return certificate
 
 
-def _new_items(known: Catalog, as_of: date) -> frozenset[str]:
-    """Items first seen within the last days of what the model could know."""
-    first_seen = zip(column(known.items, "item_id"), column(known.items, "first_seen_day"), strict=True)
-    since = as_of - timedelta(days=NEW_ITEM_DAYS)
-    return frozenset(item for item, day in first_seen if day is not None and day > since)
-
-
-def _slices(
-    ruler: Ruler, tasks: dict[str, Task], ranked: dict[str, list[list[str]]], new: frozenset[str]
-) -> dict[str, Any]:
-    """The model's figures where it is hardest: dimension → value → protocol → figures.
-
-    items/new: only relevant items first seen within NEW_ITEM_DAYS before as_of count, and only queries that have one.
-    history/cold: users with at most COLD_EVENTS events.
-    """
-    slices: dict[str, Any] = {"items": {"new": {}}, "history": {"cold": {}}}
-    for protocol, task in tasks.items():
-        rows = list(zip(task.queries, ranked[protocol], task.relevant, strict=True))
-        fresh = [(query, items, relevant & new) for query, items, relevant in rows if relevant & new]
-        cold = [row for row in rows if len(row[0].history) <= COLD_EVENTS]
-        slices["items"]["new"][protocol] = _measure_rows(ruler, fresh)
-        slices["history"]["cold"][protocol] = _measure_rows(ruler, cold)
-    return slices
-
-
 def _daily(ruler: Ruler, task: Task, ranked: list[list[str]]) -> list[dict[str, Any]]:
     """The model's figures of each held-out day that has queries, oldest first; seen items are not masked."""
-    rows = list(zip(task.queries, ranked, task.relevant, strict=True))
+    rows = task.rows(ranked)
     days = sorted({query.day for query in task.queries})
-    return [
-        {"day": day.isoformat(), **_measure_rows(ruler, [row for row in rows if row[0].day == day])} for day in days
-    ]
-
-
-def _measure_rows(ruler: Ruler, rows: Sequence[tuple[Query, list[str], frozenset[str]]]) -> dict[str, Any]:
-    queries, ranked, relevant = zip(*rows, strict=True) if rows else ((), (), ())
-    return ruler.measure(queries, ranked, relevant)
+    return [{"day": day.isoformat(), **ruler.measure_rows([row for row in rows if row[0].day == day])} for day in days]
 
 
 def _predictions(queries: Sequence[Query], ranked: Sequence[Sequence[str]]) -> pa.Table:

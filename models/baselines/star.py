@@ -86,3 +86,16 @@ class Star:
     def rank(self, histories: Sequence[Sequence[str]], k: int, exclude: Sequence[Collection[str]]) -> list[list[str]]:
         """The k items with the highest score that are not excluded; ties by popularity."""
         return rank_items(lambda chunk: self.scores(histories[chunk]), self.weights, self.item_ids, k, exclude)
+
+
+def text_vectors(items: pa.Table, encoder: str = "tfidf_svd") -> np.ndarray:
+    """(N, D) float32 text embeddings of ITEMS rows; of their tags (channel, topics) where no item has a title.
+
+    encoder: see `models.embeddings.EmbeddingsParams.text_encoders`. Raises InputError if nothing describes the items.
+    """
+    from models.embeddings import EmbeddingsParams, Encoders
+
+    described = items.select([name for name in items.column_names if not name.startswith("emb_")])
+    encoders = Encoders.fit(described, EmbeddingsParams(text_encoders=(encoder,)))
+    name = next(iter(encoders.fitted))
+    return np.concatenate([block.modalities[name] for block in encoders.embed_blocks(described)])

@@ -48,12 +48,10 @@ class TextKnn:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         known = known_items(histories, item_ids)
+        if not has_words(items, known):
+            raise InputError(f"text kNN: none of {len(known)} items has a word in {DESCRIBING}; leave it out")
         texts = dict(zip(column(items, "item_id"), texts_of(items), strict=True))
         documents = [texts.get(item, "") for item in known]
-        if not any(map(terms_of, documents)):
-            raise InputError(
-                f"text kNN: none of {len(known)} items has a word in {', '.join(DESCRIBING)}; leave it out"
-            )
         # No stop words: a shop's words are in many languages, and TF-IDF knows which are common.
         vectors = TfidfVectorizer(analyzer=terms_of, sublinear_tf=True).fit_transform(documents).tocsr()
         live = known[: len(item_ids)]
@@ -76,3 +74,11 @@ def texts_of(items: pa.Table) -> list[str]:
         ". ".join(part if isinstance(part, str) else ", ".join(filter(None, part)) for part in parts if part)
         for parts in zip(*columns, strict=True)
     ]
+
+
+def has_words(items: pa.Table, item_ids: Collection[str]) -> bool:
+    """Whether any of the items has a word to go by."""
+    wanted = set(item_ids)
+    return any(
+        item in wanted and terms_of(text) for item, text in zip(column(items, "item_id"), texts_of(items), strict=True)
+    )

@@ -130,8 +130,13 @@ def test_layout(world: Any, scored: Any, rows: list[dict[str, Any]]) -> None:
     assert scores["num_users"] == len({row["user_id"] for row in rows})
     assert scores["num_invalid"] == 0
     assert 0 <= scores["hallucination_rate"] <= 1
-    assert set(scores["methods"]) == {"model", "popularity", "item_knn", "sasrec"}
-    for figures in scores["methods"].values():
+    assert 0 < scores["hallucination_rate_se"] < 1
+    model = scores["methods"]["model"]
+    for protocol, figures in scores["sid_level"].items():
+        assert figures["num_queries"] == model[protocol]["num_queries"]
+    methods = {"model", "popularity", "item_knn", "text_knn", "knn_sum", "star", "sasrec"}
+    assert set(scores["methods"]) == methods
+    for figures in (*scores["methods"].values(), scores["sid_level"]):
         assert set(figures) == {"seen_masked", "not_masked"}
         for row in figures.values():
             assert set(row) == {"num_queries", "recall@10", "recall@10_se", "ndcg@10", "ndcg@10_se"}
@@ -143,6 +148,8 @@ def test_layout(world: Any, scored: Any, rows: list[dict[str, Any]]) -> None:
     assert pooled == pytest.approx(scores["methods"]["model"]["not_masked"]["recall@10"])
     new = {f"item{number:02d}" for number in range(7)}  # first seen on as_of, the day before, … six days before
     slices = scores["slices"]
+    assert set(slices) == {"items", "history"}  # these items have neither topics nor channels
+    assert set(slices["items"]) == {"new", "head", "torso", "tail"}
     wanted = sum(bool(new & set(row["relevant"])) for row in rows)
     assert slices["items"]["new"]["not_masked"]["num_queries"] == wanted
     cold = sum(len(row["item_ids"]) <= 2 for row in rows)
@@ -156,10 +163,10 @@ def test_twice_the_same_bytes(world: Any, scored: Any, tmp_path: Path) -> None:
 
 
 def test_a_sample_is_drawn_by_the_seed(world: Any, tmp_path: Path, rows: list[dict[str, Any]]) -> None:
-    params = PARAMS.model_copy(update={"max_queries": 5, "sasrec_steps": 0})
+    params = PARAMS.model_copy(update={"max_queries": 5, "sasrec_steps": 0, "text_baselines": False})
     scores = score(world, tmp_path / "a", params)
     assert scores["num_queries"] == 5
-    assert "sasrec" not in scores["methods"]
+    assert set(scores["methods"]) == {"model", "popularity", "item_knn"}
     chosen = [(p["user_id"], p["day"]) for p in read_parquet(tmp_path / "a" / "predictions.parquet").to_pylist()]
     everyone = [(row["user_id"], row["day"]) for row in rows]
     assert [key for key in everyone if key in chosen] == chosen
