@@ -30,8 +30,8 @@ from benchmarks.measuring.hardware import hardware, versions  # noqa: E402
 from benchmarks.measuring.report import deliver  # noqa: E402
 from features.catalog import Catalog  # noqa: E402
 from models.beam import beam_search  # noqa: E402
-from models.held_out import PLAIN, K, Ruler, Task, read_sample  # noqa: E402
 from models.index import Index  # noqa: E402
+from models.queries import PLAIN, K, Ruler, Task, read_sample  # noqa: E402
 from models.scores import _ask_model  # noqa: E402
 from models.trie import Trie  # noqa: E402
 from plumline.stage import say  # noqa: E402

@@ -10,7 +10,7 @@ Metadata, the other half: SID + title, topics, channel or description; any of th
 that clearly most of their items have. On request general text is mixed in. Every token is a target.
 
 Held out are items (no example ties their texts to their SIDs, which still occur in histories), users (their histories
-are in no example) and lines of the general text: `models/heldout.py`.
+are in no example) and lines of the general text: `models/cpt_heldout.py`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from models.cpt_heldout import hold_out
 from models.examples import Examples, ExamplesBuilder
-from models.heldout import hold_out
 from models.material import CorpusParams, Material
 from models.phrases import MORE_PHRASES
 from models.prefix_names import name_prefixes

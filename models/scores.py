@@ -30,8 +30,8 @@ import pyarrow as pa
 from pydantic import Field
 
 from models import metrics
-from models.held_out import PLAIN, PROTOCOLS, K, Query, Ranker, Ruler, Task, draw, read_sample
 from models.metrics import Estimate
+from models.queries import PLAIN, PROTOCOLS, K, Query, Ranker, Ruler, Task, draw, read_sample
 from models.slices import group_items, measure_by_sid, measure_slices
 from plumline.artifact import read_json, write_json
 from plumline.settings import get_settings

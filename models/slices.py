@@ -20,7 +20,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from models.held_out import Ruler, Task
+from models.queries import Ruler, Task
 from plumline.tables import column
 
 NEW_ITEM_DAYS = 7

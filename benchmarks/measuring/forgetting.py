@@ -32,17 +32,11 @@ class Lessons:
 
     @staticmethod
     def of(params: CorpusParams, material: Material, rng: np.random.Generator) -> "Lessons":
-        """As the stage `corpus` makes them; where it holds nothing out, UNSEEN_SHARE of the items are held out here."""
-        made: Any = cpt_examples(params, material, rng)
-        if hasattr(made, "heldout"):
-            examples, chosen = made.train, np.arange(made.train.num_examples)
-            unseen = made.heldout, made.heldout.of_kinds("naming", "title", "topics", "channel")
-            trained = examples.of_kinds("metadata")
-        else:
-            examples, metadata = made, made.of_kinds("metadata")
-            hidden = _rows_of_some_items(examples, metadata, material, rng)
-            chosen = np.setdiff1d(np.arange(examples.num_examples), metadata[hidden])
-            unseen, trained = (examples, metadata[hidden]), metadata[~hidden]
+        """As the stage `corpus` makes them."""
+        made = cpt_examples(params, material, rng)
+        examples, chosen = made.train, np.arange(made.train.num_examples)
+        unseen = made.heldout, made.heldout.of_kinds("naming", "title", "topics", "channel")
+        trained = examples.of_kinds("metadata")
         size = min(MOST_ASKED, len(unseen[1]), len(trained))
         asked = {
             name: (of, _some(rows, size, rng))
@@ -53,18 +47,6 @@ class Lessons:
 
 def _some(rows: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
     return np.sort(rng.choice(rows, size, replace=False))
-
-
-def _rows_of_some_items(
-    examples: Examples, metadata: np.ndarray, material: Material, rng: np.random.Generator
-) -> np.ndarray:
-    """Which of the metadata examples are about UNSEEN_SHARE of the items, (n,) bool: each has one SID."""
-    sids = []
-    for row in metadata:
-        tokens = examples.tokens[examples.offsets[row] : examples.offsets[row + 1]]
-        sids.append(tokens[tokens >= material.words.sid_base][: material.words.space.num_levels])
-    _, item = np.unique(np.array(sids), axis=0, return_inverse=True)
-    return (rng.random(item.max() + 1) < UNSEEN_SHARE)[item.reshape(-1)]
 
 
 def mean_loss(model: Any, examples: Examples, rows: np.ndarray, row_tokens: int) -> float:

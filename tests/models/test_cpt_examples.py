@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 
 from models.cpt_examples import CptExamples, add_features, cpt_examples
+from models.cpt_heldout import hold_out
 from models.examples import KINDS, Examples
-from models.heldout import hold_out
 from models.material import MS_PER_DAY, CorpusParams, Material
 from models.prompt import EventTokens
 from models.sid_table import SidTable

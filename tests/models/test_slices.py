@@ -6,7 +6,7 @@ from datetime import date
 import pyarrow as pa
 import pytest
 
-from models.held_out import PROTOCOLS, Query, Ruler, Task
+from models.queries import PROTOCOLS, Query, Ruler, Task
 from models.slices import group_by_label, group_by_traffic, group_items, measure_by_sid, measure_slices
 
 TRAFFIC = {"a": 50.0, "b": 20.0, "c": 10.0, "d": 10.0, "e": 10.0}

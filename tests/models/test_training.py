@@ -8,17 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from models.examples import Examples, ExamplesBuilder
-from models.packing import Cursor, LoopParams, Rows, pack, shuffle
+from models.packing import Cursor, LoopParams, Rows
 from models.training import TargetLoss, train
 from plumline.errors import InputError, PlumlineError
 
-VOCABULARY = 40
 LOOP = LoopParams(row_tokens=48, rows=2, accumulation=1, warmup_steps=2, learning_rate=5e-3, log_every=2)
+
+VOCABULARY = 40
 
 
 @pytest.fixture(autouse=True)
@@ -68,90 +67,6 @@ def loss_of(model: Any, rows: Rows, members: list[list[int]]) -> float:
 
 
 # --- packing ---
-
-
-@settings(deadline=None)
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=300))
-def test_packing_holds_every_example_once(lengths: list[int]) -> None:
-    rows = pack(np.array(lengths), np.arange(len(lengths)), 50)
-    assert sorted(example for row in rows for example in row) == list(range(len(lengths)))
-    assert all(sum(lengths[example] for example in row) <= 50 for row in rows)
-
-
-def test_packing_wastes_little() -> None:
-    lengths = np.random.default_rng(0).integers(5, 200, 5000)
-    rows = pack(lengths, np.arange(5000), 512)
-    assert lengths.sum() / (len(rows) * 512) > 0.97
-
-
-def test_shuffle_is_seeded_and_prefers_weight() -> None:
-    weight = np.where(np.arange(2000) < 1000, 4.0, 1.0)
-    order = shuffle(weight, 7)
-    assert sorted(order) == list(range(2000))
-    assert order.tolist() == shuffle(weight, 7).tolist() != shuffle(weight, 8).tolist()
-    heavy = (order[:500] < 1000).mean()
-    assert 0.72 < heavy < 0.9  # 0.8 expected at the very first place
-
-
-@given(st.lists(st.integers(1, 7), min_size=1, max_size=12))
-@settings(deadline=None)
-def test_cursor_is_the_place_in_the_data(takes: list[int]) -> None:
-    """However the rows are taken, they are the same rows; a cursor alone is enough to go on."""
-    straight, _ = all_rows(make_examples()).take(Cursor(), sum(takes))
-    taken, cursor = [], Cursor()
-    for count in takes:
-        more, cursor = all_rows(make_examples()).take(cursor, count)  # a fresh reader every time
-        taken += more
-    assert taken == straight
-
-
-def test_every_epoch_has_its_own_order() -> None:
-    rows = all_rows(make_examples(100))
-    first, cursor = rows.take(Cursor(), 1)
-    while cursor.epoch == 0:
-        more, cursor = rows.take(cursor, 1)
-        first += more
-    assert sorted(e for row in first for e in row) == list(range(100))
-    second, _ = rows.take(cursor, len(first))
-    assert second != first
-
-
-def test_batch_is_as_wide_as_it_must_be() -> None:
-    examples = make_examples(20, longest=20)
-    rows = all_rows(examples)
-    members = [[0, 1], [2]]
-    batch = rows.batch(members)
-    filled = [examples.lengths[m].sum() - len(m) for m in members]  # the last target of a sequence takes no place
-    assert max(filled) <= batch.tokens.shape[1] < max(filled) + 8
-    assert batch.num_tokens == sum(filled)
-    assert batch.example_ids.tolist() == [0, 1, 2]
-    assert len(batch.target) == examples.loss[: examples.offsets[3]].sum()
-
-
-def test_mask_positions_and_targets_of_a_tree() -> None:
-    examples, paths = make_tree()
-    batch = all_rows(examples).batch([[1, 0]])
-    found = []
-    for source, target in zip(batch.source, batch.target, strict=True):
-        seen = np.flatnonzero(batch.mask[0, source])
-        assert batch.positions[0, seen].tolist() == list(range(len(seen)))
-        found.append([*batch.tokens[0, seen].tolist(), int(target)])
-    assert sorted(found) == sorted(paths)
-    assert set(batch.tokens.ravel().tolist()) & {7, 9, 11} == set()  # leaves are targets, nobody reads them
-    assert batch.num_seen == batch.mask[0, : batch.num_tokens].sum()
-    assert (batch.positions == batch.mask.sum(axis=2) - 1).all()
-    assert np.diagonal(batch.mask[0]).all()  # padding too, else its softmax is not a number
-
-
-def test_too_long_or_no_examples_are_refused() -> None:
-    examples = make_examples()
-    with pytest.raises(InputError, match="row_tokens 8"):
-        all_rows(examples, row_tokens=8)
-    with pytest.raises(InputError, match="replay_share"):
-        Rows(examples, np.array([], dtype=int), 48, 1, pad=0)
-
-
-# --- fast path against slow path ---
 
 
 def test_packed_loss_is_the_sum_of_the_examples_alone() -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from models.heldout import MOST, hold_out
+from models.cpt_heldout import MOST, hold_out
 
 
 def names(count: int) -> list[str]:
