@@ -34,9 +34,11 @@ from benchmarks.measuring.leave_one_out import CUTS, LeaveOneOut, measure, read_
 from models.baselines.item_knn import ItemKnn  # noqa: E402
 from models.baselines.knn_sum import KnnSum  # noqa: E402
 from models.baselines.popularity import Popularity  # noqa: E402
+from models.baselines.ranking import rank_items, recent_items  # noqa: E402
 from models.baselines.sasrec import SasRec  # noqa: E402
 from models.baselines.star import Star, text_vectors  # noqa: E402
 from models.baselines.text_knn import TextKnn  # noqa: E402
+from models.teacher import Teacher, TeacherParams  # noqa: E402
 from plumline import artifact  # noqa: E402
 
 PROTOCOLS = ("seen_masked", "not_masked")
@@ -138,6 +140,34 @@ def run_knn_sum(run: Run) -> Ranked:
     return rank(run, fit)
 
 
+@dataclass(frozen=True)
+class TeacherRanker:
+    """What the model's further targets are drawn from (models/teacher.py), asked itself."""
+
+    teacher: Teacher
+    item_ids: list[str]
+    popularity: np.ndarray
+
+    def rank(self, histories: list[list[str]], k: int, exclude: list[frozenset[str]]) -> list[list[str]]:
+        """The k items of the highest scores."""
+        params = self.teacher.params
+        recent = recent_items(histories, self.item_ids, params.last, params.decay)
+        return rank_items(
+            lambda chunk: recent[chunk] @ self.teacher.similar, self.popularity, self.item_ids, k, exclude
+        )
+
+
+def run_teacher(run: Run) -> Ranked:
+    from benchmarks.measuring.amazon_model import fit_teacher
+
+    def fit() -> TeacherRanker:
+        item_ids = run.task.item_ids
+        teacher, rows = fit_teacher(run.task, item_ids, TeacherParams(), run.seed)
+        return TeacherRanker(teacher, item_ids, np.bincount(rows, minlength=len(item_ids)).astype(float))
+
+    return rank(run, fit)
+
+
 def run_star(run: Run) -> Ranked:
     """STAR on MiniLM vectors; in a quick run, or where no item has a title, on TF-IDF ones."""
 
@@ -183,6 +213,7 @@ METHODS = {
     "item_knn": Method(run_item_knn, KNN),
     "text_knn": Method(run_text_knn),
     "knn_sum": Method(run_knn_sum, {**KNN, "text_weight": TEXT_WEIGHT}),
+    "teacher": Method(run_teacher, TeacherParams().model_dump()),
     "star": Method(run_star),
     "item_knn file order": Method(run_file_order, FILE_KNN),
     "sasrec": Method(run_sasrec, SASREC, trained=True),

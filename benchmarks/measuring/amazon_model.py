@@ -10,6 +10,7 @@ with an item drawn from a training-free teacher (models/teacher.py), which is fi
 import json
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -52,10 +53,10 @@ class AmazonParams:
     codebooks: tuple[int, ...] = (1024, 512)
     contrastive_weight: float = 2.0
     quantizer_steps: int = 1500
-    hidden: int = 128
-    layers: int = 4
-    dropout: float = 0.2
-    learning_rate: float = 3e-3
+    hidden: int = 192
+    layers: int = 3
+    dropout: float = 0.15
+    learning_rate: float = 2.5e-3
     average_decay: float = 0.999
     num_taught: int = 1
     max_history: int = 50
@@ -247,6 +248,30 @@ def _opening(words: Vocabulary) -> list[int]:
     return [words.control["<bos>"], words.control["<history>"]]
 
 
+def fit_teacher(
+    task: LeaveOneOut, item_ids: Sequence[str], params: TeacherParams, seed: int
+) -> tuple[Teacher, np.ndarray]:
+    """The teacher of the training events, their days in a random order; and rows of item_ids of those events."""
+    place = {item: row for row, item in enumerate(item_ids)}
+    columns = task.items.select(["item_id", "title", "channel", "topics"]).to_pylist()
+    text_of = {
+        row["item_id"]: " ".join(filter(None, [row["title"], row["channel"], *(row["topics"] or [])]))
+        for row in columns
+    }
+    rows = _rows(task, place, seed)
+    return Teacher.fit(rows, _starts(task), [text_of[item] for item in item_ids], params), rows
+
+
+def _starts(task: LeaveOneOut) -> np.ndarray:
+    lengths = [len(items) for items in task.histories.column("item_ids").to_pylist()]
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _rows(task: LeaveOneOut, place: dict[str, int], seed: int) -> np.ndarray:
+    histories = task.shuffled_days(seed).column("item_ids").to_pylist()
+    return np.array([place[item] for history in histories for item in history], np.int64)
+
+
 class _ExamplesOf:
     """Examples of so many passes over all histories; what the teacher says is worked out once."""
 
@@ -255,19 +280,11 @@ class _ExamplesOf:
         self.tokens = words.sid_token_ids(table.codes).astype(np.int32)
         self.opening = np.array(_opening(words), np.int32)
         self.params, self.task, self.place = params, task, place
-        self.rows = np.array([place[i] for items in task.histories.column("item_ids").to_pylist() for i in items])
-        lengths = [len(items) for items in task.histories.column("item_ids").to_pylist()]
-        self.starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        text_of = {
-            row["item_id"]: " ".join(filter(None, [row["title"], row["channel"], *(row["topics"] or [])]))
-            for row in task.items.select(["item_id", "title", "channel", "topics"]).to_pylist()
-        }
-        texts = [text_of[item] for item in table.item_ids]
         # Within a day the order of a pass is random, the teacher's history is that of one such order.
+        self.starts = _starts(task)
         self.taught = None
         if params.num_taught:
-            rows = self._shuffled(hash_seed(seed, "teacher"))
-            teacher = Teacher.fit(rows, self.starts, texts, params.teacher)
+            teacher, rows = fit_teacher(task, table.item_ids, params.teacher, hash_seed(seed, "teacher"))
             self.taught = teacher.candidates(rows, self.starts, np.arange(len(rows)))
 
     def __call__(self, passes: int, seed: int) -> Examples:
@@ -309,5 +326,4 @@ class _ExamplesOf:
         return np.concatenate(tokens), joined, np.concatenate(loss)
 
     def _shuffled(self, seed: int) -> np.ndarray:
-        items = self.task.shuffled_days(seed).column("item_ids").to_pylist()
-        return np.array([self.place[item] for history in items for item in history])
+        return _rows(self.task, self.place, seed)
