@@ -38,9 +38,19 @@ class CptParams(Params):
 
 
 def run(
-    params: CptParams, *, corpus: Path, vocabulary: Path, quantizer: Path, base: Path | None, seed: int, out: Path
+    params: CptParams,
+    *,
+    corpus: Path,
+    vocabulary: Path,
+    quantizer: Path | None,
+    base: Path | None,
+    seed: int,
+    out: Path,
 ) -> None:
-    """Train on the CPT examples, or adopt the base's model. See the module's docstring."""
+    """Train on the CPT examples, or adopt the base's model. See the module's docstring.
+
+    quantizer: None starts the rows of all reserved tokens from noise.
+    """
     if base is not None:
         copy_payload(base / "cpt", out)
         return

@@ -57,7 +57,7 @@ def mean_loss(model: Any, examples: Examples, rows: np.ndarray, row_tokens: int)
         while cursor.epoch == 0:
             taken, cursor = packed.take(cursor, 1)
             batch = packed.batch(taken)
-            arrays = (batch.tokens, batch.mask, batch.positions, batch.source, batch.target)
+            arrays = (batch.tokens, batch.span, batch.positions, batch.source, batch.target)
             total += float(loss(*(torch.from_numpy(array) for array in arrays)))
             count += len(batch.target)
     return round(total / count, 6)

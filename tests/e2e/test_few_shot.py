@@ -110,8 +110,7 @@ def make_model(folder: Path, text_model: str | None, model: LanguageParams, step
     trim = {"trim_text": True} if text_model else {"text_tokens": 600}
     told = VocabularyParams(**{"text_model": text_model, "max_history": 6, **trim})
     inputs = {name: folder / name for name in ("catalog", "histories", "sids")}
-    known = {name: path for name, path in inputs.items() if name in run_vocabulary.__annotations__}
-    run_vocabulary(told, **known, base=None, out=folder / "vocabulary")
+    run_vocabulary(told, **inputs, base=None, out=folder / "vocabulary")
     # 900 histories are 900 sentences on items, about four an item; one item in ten is held out
     params = CorpusParams(max_tokens=128, heldout_share=0.1, feature_share=0.0)
     run_corpus(params, **inputs, vocabulary=folder / "vocabulary", as_of=AS_OF, seed=1, out=folder / "corpus")
@@ -119,6 +118,7 @@ def make_model(folder: Path, text_model: str | None, model: LanguageParams, step
         CptParams(steps=steps, model=model, loop=loop),
         corpus=folder / "corpus",
         vocabulary=folder / "vocabulary",
+        quantizer=None,
         base=None,
         seed=1,
         out=folder / "cpt",

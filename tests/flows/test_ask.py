@@ -13,13 +13,14 @@ from click.testing import CliRunner
 from flows.cli import main
 from models.sid_table import SidTable
 from plumline import artifact
-from plumline.schema import ITEMS, conform
+from plumline.schema import HISTORIES, ITEMS, conform
 from plumline.sid import SidSpace
 from plumline.tables import write_parquet
 from serving.pointers import add_tombstones, promote
 from serving.release import EDGES, ReleaseParams, run
 
 NUM_ITEMS = 6
+HISTORY = {"user_id": ["u"], "item_ids": [["i0"]], "timestamps": [[0]], "rewards": [[1.0]]}
 CODES = np.array([(n // 2, n % 2, 0) for n in range(NUM_ITEMS)], np.int32)
 
 
@@ -48,7 +49,10 @@ def sealed(tmp_path_factory):
             SidTable(SidSpace((3, 2, 2)), True, [f"i{n}" for n in range(NUM_ITEMS)], CODES).save(out)
         elif name == "vocabulary":
             told = VocabularyParams(text_tokens=300)
-            run_vocabulary(told, catalog=root / "catalog", sids=root / "sids", base=None, out=out)
+            histories = tmp_path_factory.mktemp("histories")
+            write_parquet(histories / "histories.parquet", conform(pa.table(HISTORY), HISTORIES))
+            inputs = {name: root / name for name in ("catalog", "sids")}
+            run_vocabulary(told, **inputs, histories=histories, base=None, out=out)
         elif name in ("cpt", "sft"):
             words = Vocabulary.load(root / "vocabulary")
             params = LanguageParams(hidden=16, layers=1, heads=2, kv_heads=1, intermediate=16, max_positions=128)

@@ -71,11 +71,10 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
         "rewards": [[1.0] * len(items) for items in lists],
     }
     write_parquet(folder / "histories" / "histories.parquet", conform(pa.table(histories), HISTORIES))
-    inputs = {name: folder / name for name in ("catalog", "sids")}
-    told = VocabularyParams(text_tokens=300, max_history=8)
-    parameters = {"base": None, "out": folder / "vocabulary"}
-    run_vocabulary(told, **inputs, **parameters)
-    return Material.load(**inputs, histories=folder / "histories", vocabulary=folder / "vocabulary")
+    inputs = {name: folder / name for name in ("catalog", "histories", "sids")}
+    told = VocabularyParams(text_tokens=300, max_history=8, num_buckets=0)
+    run_vocabulary(told, **inputs, base=None, out=folder / "vocabulary")
+    return Material.load(**inputs, vocabulary=folder / "vocabulary")
 
 
 @pytest.fixture(scope="module")
