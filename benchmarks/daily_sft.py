@@ -1,6 +1,6 @@
 """Daily fine-tuning, day after day: where an increment should start, and what the weights forget (ORBIT's curve).
 
-run   python benchmarks/daily_sft.py [--days 14] [--seeds 1] [--json FILE] [--cache DIR] [--data DIR] [--quick]
+run   python benchmarks/daily_sft.py [--days 14] [--seeds 1] [--arms NAMES] [--json FILE] [--cache DIR] [--quick]
 
 Day 0 learns everything once, from the recipe: SIDs, vocabulary, continued pre-training (CPT), fine-tuning. Then the log
 goes on a day at a time. Every arm makes its weights of the day, and the users of the NEXT day with events are asked:
@@ -291,6 +291,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="how often all of it, from 17 on")
     parser.add_argument("--users", type=int, default=80, help="users of a day that are asked at most")
     parser.add_argument("--orbit", type=float, nargs="*", default=[1.0, 0.7], help="thresholds, of day 0's distance")
+    parser.add_argument("--arms", nargs="+", help="names of those to run, as above; default: all")
     parser.add_argument("--quick", action="store_true", help="two days, few steps, one seed")
     parser.add_argument("--json", type=Path, help="file for the figures; rows that it holds are not made again")
     parser.add_argument("--cache", type=Path, help="folder for all that is made; default: a temporary one")
@@ -318,7 +319,10 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
     folder = folder / key
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    chosen = arms(arguments.orbit)
+    known = {arm.name: arm for arm in arms(arguments.orbit)}
+    if unknown := set(arguments.arms or ()) - known.keys():
+        raise InputError(f"--arms {sorted(unknown)[0]!r}: there are {', '.join(map(repr, known))}")
+    chosen = [known[name] for name in arguments.arms or known]
     for seed in range(17, 17 + arguments.seeds):
         data, most = arguments.data.resolve(), 92 if arguments.quick else None
         log = Log.land(data, folder / f"log-{seed}", folder / "recipe.yaml", seed, most)
