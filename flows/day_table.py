@@ -11,7 +11,15 @@ from flows.registry import Entry, Registry
 from flows.traffic_check import TrafficCheck
 from plumline import artifact
 
-_METHODS = {"model": "Plumline", "popularity": "popularity", "item_knn": "item-kNN", "sasrec": "SASRec"}
+_METHODS = {
+    "model": "Plumline",
+    "popularity": "popularity",
+    "item_knn": "item-kNN",
+    "text_knn": "text kNN",
+    "knn_sum": "kNN sum",
+    "star": "STAR",
+    "sasrec": "SASRec",
+}
 
 
 @dataclass(frozen=True)
