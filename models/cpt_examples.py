@@ -243,8 +243,8 @@ def event_number_tokens(material: Material) -> np.ndarray:
     """Tokens of the numbers of all events, (E, M) int64, -1 where there is none."""
     words: Any = material.words
     events = material.events
-    known: dict[str, np.ndarray] = getattr(events, "numbers", {})
-    names = [name for name in EVENT_NUMBERS if name in known and name in getattr(words, "numbers", {})]
+    known = events.numbers
+    names = [name for name in EVENT_NUMBERS if name in known and name in words.numbers]
     columns = [words.number_tokens(name, known[name]) for name in names]
     return np.stack(columns, axis=1) if columns else np.zeros((len(events.rows), 0), dtype=np.int64)
 
@@ -253,7 +253,7 @@ def _item_number_tokens(material: Material) -> dict[int, list[int]]:
     """Row of the SID table → tokens of the numbers of its item, for items that have any."""
     words: Any = material.words
     known = material.item_numbers
-    names = [name for name in ITEM_NUMBERS if name in known and name in getattr(words, "numbers", {})]
+    names = [name for name in ITEM_NUMBERS if name in known and name in words.numbers]
     if not names:
         return {}
     tokens = np.stack([words.number_tokens(name, known[name]) for name in names], axis=1)

@@ -4,7 +4,7 @@ Not a stage: `corpus` loads it once and hands it to `cpt_examples` and `sft_exam
 """
 
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from pydantic import Field
 
 from features.catalog import Catalog
 from features.histories import read_histories
+from models.numbers import item_numbers as of_catalogue
 from models.prompt import EventTokens, render_events
 from models.sid_table import SidTable
 from models.teacher import TeacherParams
@@ -183,27 +184,13 @@ def item_numbers(catalog: Catalog, sids: SidTable, last_day: int) -> dict[str, n
 
     item_age_days: days since the item was published or first seen, 0 for one that is to come.
     """
-    items = catalog.items
-    seen = items.column("first_seen_day").cast(pa.int32()) if "first_seen_day" in items.column_names else None
-    columns = {
-        "item_price": _floats(items.column("price")),
-        "item_age_days": np.maximum(last_day - _floats(seen), 0.0) if seen is not None else None,
-        "duration_s": _floats(items.column("duration_s")),
-    }
     rows = [(row, place) for place, row in enumerate(_rows(catalog, sids)) if row is not None]
     goal, source = np.array(rows, dtype=np.int64).reshape(-1, 2).T
     numbers: dict[str, np.ndarray] = {}
-    for name, column in columns.items():
+    for name, column in of_catalogue(catalog, EPOCH + timedelta(days=last_day)).items():
         numbers[name] = np.full(len(sids.item_ids), np.nan, dtype=np.float32)
-        if column is not None:
-            numbers[name][goal] = column[source]
+        numbers[name][goal] = column[source]
     return numbers
-
-
-def _floats(column: pa.ChunkedArray) -> np.ndarray:
-    values = column.to_numpy(zero_copy_only=False).astype(np.float64)  # nulls become NaN
-    with np.errstate(over="ignore"):
-        return values.astype(np.float32)
 
 
 def _rows(catalog: Catalog, sids: SidTable) -> list[int | None]:

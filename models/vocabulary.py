@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 from features.catalog import Catalog
 from features.histories import read_histories
 from models.numbers import Numbers, learn_edges
+from models.phrases import MORE_PHRASES
 from models.sid_table import SidTable
 from models.text_tokenizer import add_special, load_tokenizer, train_tokenizer, trim_tokenizer
 from plumline.artifact import copy_payload, read_json, write_json
@@ -320,7 +321,7 @@ def _text_tokenizer(
     tokenizer = load_tokenizer(params.text_model)
     if not params.trim_text:
         return tokenizer, None
-    phrases = [part for phrase in PHRASES.values() for part in phrase]  # as they are written, spaces at their ends too
+    phrases = _phrases()  # as they are written, spaces at their ends too
     texts = [*_catalogue_texts(catalog, profile_columns), *phrases, *_general_texts(params.general_text)]
     trimmed, rows = trim_tokenizer(tokenizer, texts)
     say(f"vocabulary: {len(rows)} of {len(tokenizer)} text tokens are needed")
@@ -358,9 +359,13 @@ def _profile_columns(catalog: Catalog, max_values: int) -> list[str]:
     return [name for name in names if pc.count_distinct(catalog.users.column(name)).as_py() <= max_values]
 
 
+def _phrases() -> list[str]:
+    return [part for phrase in (PHRASES | MORE_PHRASES).values() for part in phrase]
+
+
 def _catalogue_texts(catalog: Catalog, profile_columns: Sequence[str]) -> list[str]:
     """Every text that the model will read: phrases, describing columns, profile values; cleaned, without empty ones."""
-    texts = [part for phrase in PHRASES.values() for part in phrase]
+    texts = _phrases()
     for name in DESCRIBING:
         for value in catalog.items.column(name).to_pylist():
             texts.append(", ".join(value) if isinstance(value, list) else value or "")

@@ -35,7 +35,8 @@ def inputs(world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[
         run_corpus(CorpusParams(max_tokens=256), **tables, as_of=world.as_of, seed=1, out=scratch)
     with artifact.writing(tmp_path / "cpt", stage="cpt", key="k") as scratch:
         told = CptParams(steps=0, model=MODEL, loop=LOOP)
-        run_cpt(told, corpus=tmp_path / "corpus", vocabulary=world.vocabulary, base=None, seed=1, out=scratch)
+        inputs = {"corpus": tmp_path / "corpus", "vocabulary": world.vocabulary, "quantizer": None, "base": None}
+        run_cpt(told, **inputs, seed=1, out=scratch)
     return {"corpus": tmp_path / "corpus", "vocabulary": world.vocabulary, "cpt": tmp_path / "cpt"}
 
 
