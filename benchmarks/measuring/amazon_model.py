@@ -48,6 +48,7 @@ class AmazonParams:
     """What was chosen on the validation items of amazon2014_beauty (docs/experiments.md).
 
     num_taught: items drawn from the teacher behind every item of a history, a pass. max_passes: over all histories.
+    minilm: embed titles with MiniLM beside TF-IDF, where its package is there.
     """
 
     codebooks: tuple[int, ...] = (1024, 512)
@@ -61,10 +62,11 @@ class AmazonParams:
     num_taught: int = 1
     max_history: int = 50
     max_passes: int = 40
+    minilm: bool = True
     teacher: TeacherParams = field(default_factory=TeacherParams)
 
 
-QUICK = AmazonParams(quantizer_steps=100, hidden=64, layers=2, max_passes=1)
+QUICK = AmazonParams(quantizer_steps=100, hidden=64, layers=2, max_passes=1, minilm=False)
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ def _make_artifacts(task: LeaveOneOut, folder: Path, seed: int, params: AmazonPa
     pairs = count_pairs(task.item_ids, lists, window=5, min_count=1)
     write_parquet(folder / "histories" / "pairs.parquet", pairs)
     write_json(folder / "histories" / "stats.json", {"as_of": "1970-01-01"})
-    minilm = _has_minilm()
+    minilm = params.minilm and _has_minilm()
     run_embeddings(
         EmbeddingsParams(text_encoders=("tfidf_svd", "minilm") if minilm else ("tfidf_svd",), text_tokens=64),
         catalog=folder / "catalog",
