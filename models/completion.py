@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from models.vocabulary import Vocabulary, clean_text
+from models.vocabulary import Vocabulary
 from plumline.errors import InputError
 
 _SPECIAL = re.compile(r"\{item:(?P<item>[^{}]*)\}|(?P<sid>(?:<[a-z]_\d+>)+)")
 _CODE = re.compile(r"<([a-z])_(\d+)>")
+_MOST_TOKENS = 1 << 16  # nothing is clipped silently: `complete` refuses what the model cannot read
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,8 @@ def _encode_codes(words: Vocabulary, run: str) -> list[int]:
 
 
 def _encode_text(words: Vocabulary, text: str) -> list[int]:
-    """As `encode_untrusted`, but a space between text and SID is kept: the examples have it, and words differ by it."""
-    clean = clean_text(text, len(text) + 1)
-    edged = " " * text[:1].isspace() + clean + " " * (bool(clean) and text[-1:].isspace())
-    ids = words.encode_phrase(edged)  # special tokens that a text spells are split there too
-    return [i for i in ids if i < words.reserved_base and i not in words.base_special]
+    """Text from outside; a space between it and a SID is kept: the examples have it, and words differ by it."""
+    return words.encode_untrusted(text, _MOST_TOKENS, keep_edges=True)
 
 
 def complete(model: Any, words: Vocabulary, prompt: Sequence[int], max_tokens: int) -> list[int]:

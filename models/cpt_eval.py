@@ -107,6 +107,7 @@ def answer(model: Any, examples: Examples, chosen: np.ndarray) -> Answers:
     from torch.nn import functional
 
     from models.language import pick_device, use_threads
+    from models.target_loss import target_logits
 
     use_threads()
     device = pick_device()
@@ -118,14 +119,11 @@ def answer(model: Any, examples: Examples, chosen: np.ndarray) -> Answers:
     with torch.inference_mode():
         for members in pack(examples.lengths, chosen, rows.row_tokens):
             batch = rows.batch([members])
-            tokens, mask, places, source, target = (
+            tokens, span, places, source, target = (
                 torch.from_numpy(part).to(device)
-                for part in (batch.tokens, batch.mask, batch.positions, batch.source, batch.target)
+                for part in (batch.tokens, batch.span, batch.positions, batch.source, batch.target)
             )
-            hidden = model.base_model(
-                input_ids=tokens, attention_mask=mask[:, None], position_ids=places, use_cache=False
-            ).last_hidden_state
-            logits = model.get_output_embeddings()(hidden.flatten(0, 1).index_select(0, source)).float()
+            logits = target_logits(model, tokens, span, places, source)
             loss = functional.cross_entropy(logits, target, reduction="none")
             owner = np.repeat(members, targets[members])
             found.append((owner, batch.target, logits.argmax(dim=1).cpu().numpy(), loss.double().cpu().numpy()))

@@ -23,10 +23,9 @@ import numpy as np
 from models.cpt_heldout import hold_out
 from models.examples import Examples, ExamplesBuilder
 from models.material import CorpusParams, Material
-from models.phrases import MORE_PHRASES
+from models.phrases import PHRASES
 from models.prefix_names import name_prefixes
 from models.prompt import EventTokens
-from models.vocabulary import PHRASES
 from plumline.errors import InputError
 
 EVENT_NUMBERS = ("watch_ratio", "watch_time_s", "rating", "price", "quantity")
@@ -101,9 +100,7 @@ class _Writer:
         words = self.words
         self.bos, self.eos = words.control["<bos>"], words.control["<eos>"]
         self.levels, self.longest = words.space.num_levels, words.shape.max_history
-        self.phrase = {
-            name: [words.encode_phrase(part) for part in parts] for name, parts in {**PHRASES, **MORE_PHRASES}.items()
-        }
+        self.phrase = {name: [words.encode_phrase(part) for part in parts] for name, parts in PHRASES.items()}
         self.texts = {name: self._encode(column) for name, column in material.texts.items()}
         self.sid_ids = words.sid_token_ids(material.sids.codes).tolist()
         self.opening = np.array([self.bos, *self.phrase["history"][0]], dtype=np.int32)

@@ -22,12 +22,18 @@ class TargetLoss(nn.Module):
         self, tokens_BT: Tensor, span_BT: Tensor, positions_BT: Tensor, source: Tensor, target: Tensor
     ) -> Tensor:
         """Arguments as in Batch. Returns a scalar, float32."""
-        hidden_BTD = self.model.base_model(
-            input_ids=tokens_BT, attention_mask=_mask(span_BT), position_ids=positions_BT, use_cache=False
-        ).last_hidden_state
-        hidden_nD = hidden_BTD.flatten(0, 1).index_select(0, source)
-        logits_nV = self.model.get_output_embeddings()(hidden_nD).float()
+        logits_nV = target_logits(self.model, tokens_BT, span_BT, positions_BT, source)
         return functional.cross_entropy(logits_nV, target, reduction="sum")
+
+
+def target_logits(model: Any, tokens_BT: Tensor, span_BT: Tensor, positions_BT: Tensor, source: Tensor) -> Tensor:
+    """What a model says at the targets of a packed batch, (n, V) float32. Arguments as in Batch."""
+    hidden_BTD = model.base_model(
+        input_ids=tokens_BT, attention_mask=_mask(span_BT), position_ids=positions_BT, use_cache=False
+    ).last_hidden_state
+    hidden_nD = hidden_BTD.flatten(0, 1).index_select(0, source)
+    logits_nV: Tensor = model.get_output_embeddings()(hidden_nD).float()
+    return logits_nV
 
 
 def _mask(span_BT: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 from features.catalog import Catalog
 from features.histories import read_histories
 from models.numbers import Numbers, learn_edges
-from models.phrases import MORE_PHRASES
+from models.phrases import PHRASES
 from models.sid_table import SidTable
 from models.text_tokenizer import add_special, load_tokenizer, train_tokenizer, trim_tokenizer
 from plumline.artifact import copy_payload, read_json, write_json
@@ -45,16 +45,6 @@ Segment = Literal["history", "user", "context"]
 
 CONTROL = ("<pad>", "<bos>", "<eos>", "<history>", "<user>", "<context>", "<next>")
 """Control tokens, in the order of their ids."""
-
-PHRASES = {
-    "history": ("wh =", ""),
-    "title": ("Item ", " has title: "),
-    "topics": ("The topics of item ", " are: "),
-    "channel": ("Item ", " is from: "),
-    "description": ("Item ", " is described as: "),
-    "naming": ("", " is item "),
-}
-"""What stands before and after the SID (for `naming`: the text) in each schema of continued pre-training (Table 1)."""
 
 _CHARACTERS_PER_TOKEN = 32
 
@@ -195,17 +185,19 @@ class Vocabulary:
         """Ids that no text from outside may yield."""
         return range(self.reserved_base, self.size)
 
-    def encode_untrusted(self, text: str | None, max_tokens: int) -> list[int]:
+    def encode_untrusted(self, text: str | None, max_tokens: int, keep_edges: bool = False) -> list[int]:
         """Ids of text from outside, at most max_tokens, never a reserved one.
 
         NFKC, then control and zero-width characters out, spaces collapsed, clipped, then encoded with the special
-        tokens split. None gives [].
+        tokens split. keep_edges: a space at either end stays, as one. None gives [].
         """
-        return self.encode_untrusted_batch([text], max_tokens)[0]
+        return self.encode_untrusted_batch([text], max_tokens, keep_edges)[0]
 
-    def encode_untrusted_batch(self, texts: Iterable[str | None], max_tokens: int) -> list[list[int]]:
+    def encode_untrusted_batch(
+        self, texts: Iterable[str | None], max_tokens: int, keep_edges: bool = False
+    ) -> list[list[int]]:
         """`encode_untrusted` of many texts, several times faster a text."""
-        cleaned = [clean_text(text or "", _CHARACTERS_PER_TOKEN * max_tokens) for text in texts]
+        cleaned = [clean_text(text or "", _CHARACTERS_PER_TOKEN * max_tokens, keep_edges) for text in texts]
         found = []
         for encoding in self._encoder.encode_batch_fast(cleaned, add_special_tokens=False):
             # A unigram base tokenizer may spell its own "<s>" out of its vocabulary; such ids are dropped.
@@ -243,12 +235,18 @@ class Vocabulary:
         return self.space.token_ids(codes, self.sid_base)
 
 
-def clean_text(text: str, max_characters: int) -> str:
-    """Text without anything invisible: NFKC, categories Cc, Cf, Cs, Co, Cn out, runs of space collapsed, clipped."""
+def clean_text(text: str, max_characters: int, keep_edges: bool = False) -> str:
+    """Text without anything invisible: NFKC, categories Cc, Cf, Cs, Co, Cn out, runs of space collapsed, clipped.
+
+    keep_edges: a space at either end stays, as one; else there is none.
+    """
     text = unicodedata.normalize("NFKC", text[:max_characters])
     if not text.isprintable():  # false for exactly the categories C* and for separators other than " "
         text = "".join(c if c.isprintable() else " " if c.isspace() else "" for c in text)
-    return " ".join(text.split())[:max_characters].rstrip()
+    clean = " ".join(text.split())[:max_characters].rstrip()
+    if not keep_edges:
+        return clean
+    return " " * text[:1].isspace() + clean + " " * (bool(clean) and text[-1:].isspace())
 
 
 def profile_text(profile: Mapping[str, str | None], columns: Sequence[str]) -> str:
@@ -360,7 +358,7 @@ def _profile_columns(catalog: Catalog, max_values: int) -> list[str]:
 
 
 def _phrases() -> list[str]:
-    return [part for phrase in (PHRASES | MORE_PHRASES).values() for part in phrase]
+    return [part for phrase in PHRASES.values() for part in phrase]
 
 
 def _catalogue_texts(catalog: Catalog, profile_columns: Sequence[str]) -> list[str]:

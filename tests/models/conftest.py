@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from models.examples import Examples, ExamplesBuilder
 from plumline.artifact import write_json
 from plumline.schema import HISTORIES, ITEMS, QUERIES, conform
 from plumline.tables import write_parquet
@@ -129,3 +130,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         retired=retired,
         as_of=as_of,
     )
+
+
+@pytest.fixture
+def tree() -> tuple[Examples, list[list[int]]]:
+    """A sequence 20 21 22; trunk 1 2 3 [branch 4 5, then leaf 6 7 | leaf 8 9] 10 11; and the paths to the targets."""
+    builder = ExamplesBuilder()
+    tokens = np.array([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], dtype=np.int32)
+    span = np.array([11, 10, 9, 6, 5, 2, 1, 2, 1, 2, 1], dtype=np.int32)
+    loss = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1], dtype=np.int8)
+    builder.add_sequence(np.array([20, 21, 22], dtype=np.int32), "behaviour")
+    builder.add_tree(tokens, span, loss, "recent", 1.0)
+    paths = [[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, 8], [1, 2, 3, 4, 5, 8, 9]]
+    return builder.build(), [*paths, [1, 2, 3, 10], [1, 2, 3, 10, 11], [20, 21], [20, 21, 22]]

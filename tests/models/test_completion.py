@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from models.completion import Part, complete, encode_prompt, split_completion
 from models.language import load_language_model
+from models.phrases import PHRASES
 from models.sid_table import SidTable
-from models.vocabulary import PHRASES, Vocabulary
+from models.vocabulary import Vocabulary
 from plumline.errors import InputError
 
 

@@ -1,5 +1,7 @@
 """Packing loses nothing, wastes little, and what each token may see follows from one rule."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,28 +11,15 @@ from models.examples import Examples, ExamplesBuilder
 from models.packing import Cursor, Rows, pack, shuffle
 from plumline.errors import InputError
 
-VOCABULARY = 40
 
-
-def make_examples(num_examples: int = 30, seed: int = 0, longest: int = 30) -> Examples:
-    rng = np.random.default_rng(seed)
+def sequences(lengths: Sequence[int]) -> Examples:
     builder = ExamplesBuilder()
-    for _ in range(num_examples):
-        tokens = rng.integers(1, VOCABULARY, rng.integers(2, longest + 1)).astype(np.int32)
-        builder.add_sequence(tokens, "behaviour")
+    for length in lengths:
+        builder.add_sequence(np.arange(1, length + 1, dtype=np.int32), "behaviour")
     return builder.build()
 
 
-def make_tree() -> tuple[Examples, list[list[int]]]:
-    """Trunk 1 2 3 [branch 4 5, then leaf 6 7 | leaf 8 9] 10 11, and the paths to its targets."""
-    builder = ExamplesBuilder()
-    tokens = np.array([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], dtype=np.int32)
-    span = np.array([11, 10, 9, 6, 5, 2, 1, 2, 1, 2, 1], dtype=np.int32)
-    loss = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1], dtype=np.int8)
-    builder.add_sequence(np.array([20, 21, 22], dtype=np.int32), "behaviour")
-    builder.add_tree(tokens, span, loss, "recent", 1.0)
-    paths = [[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, 8], [1, 2, 3, 4, 5, 8, 9]]
-    return builder.build(), [*paths, [1, 2, 3, 10], [1, 2, 3, 10, 11], [20, 21], [20, 21, 22]]
+LENGTHS = np.random.default_rng(0).integers(2, 31, 100).tolist()
 
 
 def all_rows(examples: Examples, row_tokens: int = 48, seed: int = 1) -> Rows:
@@ -64,16 +53,16 @@ def test_shuffle_is_seeded_and_prefers_weight() -> None:
 @settings(deadline=None)
 def test_cursor_is_the_place_in_the_data(takes: list[int]) -> None:
     """However the rows are taken, they are the same rows; a cursor alone is enough to go on."""
-    straight, _ = all_rows(make_examples()).take(Cursor(), sum(takes))
+    straight, _ = all_rows(sequences(LENGTHS[:30])).take(Cursor(), sum(takes))
     taken, cursor = [], Cursor()
     for count in takes:
-        more, cursor = all_rows(make_examples()).take(cursor, count)  # a fresh reader every time
+        more, cursor = all_rows(sequences(LENGTHS[:30])).take(cursor, count)  # a fresh reader every time
         taken += more
     assert taken == straight
 
 
 def test_every_epoch_has_its_own_order() -> None:
-    rows = all_rows(make_examples(100))
+    rows = all_rows(sequences(LENGTHS))
     first, cursor = rows.take(Cursor(), 1)
     while cursor.epoch == 0:
         more, cursor = rows.take(cursor, 1)
@@ -84,7 +73,7 @@ def test_every_epoch_has_its_own_order() -> None:
 
 
 def test_batch_is_as_wide_as_it_must_be() -> None:
-    examples = make_examples(20, longest=20)
+    examples = sequences([n for n in LENGTHS if n <= 20][:20])
     rows = all_rows(examples)
     members = [[0, 1], [2]]
     batch = rows.batch(members)
@@ -95,8 +84,8 @@ def test_batch_is_as_wide_as_it_must_be() -> None:
     assert len(batch.target) == examples.loss[: examples.offsets[3]].sum()
 
 
-def test_mask_positions_and_targets_of_a_tree() -> None:
-    examples, paths = make_tree()
+def test_mask_positions_and_targets_of_a_tree(tree: tuple[Examples, list[list[int]]]) -> None:
+    examples, paths = tree
     batch = all_rows(examples).batch([[1, 0]])
     found = []
     for source, target in zip(batch.source, batch.target, strict=True):
@@ -111,7 +100,7 @@ def test_mask_positions_and_targets_of_a_tree() -> None:
 
 
 def test_too_long_or_no_examples_are_refused() -> None:
-    examples = make_examples()
+    examples = sequences(LENGTHS[:30])
     with pytest.raises(InputError, match="row_tokens 8"):
         all_rows(examples, row_tokens=8)
     with pytest.raises(InputError, match="replay_share"):

@@ -43,18 +43,6 @@ def make_examples(num_examples: int = 30, seed: int = 0, longest: int = 30) -> E
     return builder.build()
 
 
-def make_tree() -> tuple[Examples, list[list[int]]]:
-    """Trunk 1 2 3 [branch 4 5, then leaf 6 7 | leaf 8 9] 10 11, and the paths to its targets."""
-    builder = ExamplesBuilder()
-    tokens = np.array([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], dtype=np.int32)
-    span = np.array([11, 10, 9, 6, 5, 2, 1, 2, 1, 2, 1], dtype=np.int32)
-    loss = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1], dtype=np.int8)
-    builder.add_sequence(np.array([20, 21, 22], dtype=np.int32), "behaviour")
-    builder.add_tree(tokens, span, loss, "recent", 1.0)
-    paths = [[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, 8], [1, 2, 3, 4, 5, 8, 9]]
-    return builder.build(), [*paths, [1, 2, 3, 10], [1, 2, 3, 10, 11], [20, 21], [20, 21, 22]]
-
-
 def all_rows(examples: Examples, row_tokens: int = 48, seed: int = 1) -> Rows:
     return Rows(examples, np.arange(examples.num_examples), row_tokens, seed, pad=0)
 
@@ -83,9 +71,9 @@ def test_packed_loss_is_the_sum_of_the_examples_alone() -> None:
     assert loss_of(model, rows, taken) == pytest.approx(alone, rel=1e-5)
 
 
-def test_tree_loss_is_the_loss_of_its_paths() -> None:
+def test_tree_loss_is_the_loss_of_its_paths(tree: tuple[Examples, list[list[int]]]) -> None:
     model = make_model().eval()
-    examples, paths = make_tree()
+    examples, paths = tree
     alone = 0.0
     for path in paths:
         with torch.inference_mode():

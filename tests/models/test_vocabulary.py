@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.phrases import PHRASES
 from models.sid_table import SidTable
-from models.vocabulary import CONTROL, PHRASES, Vocabulary, VocabularyParams, clean_text, profile_text, run
+from models.vocabulary import CONTROL, Vocabulary, VocabularyParams, clean_text, profile_text, run
 from plumline.artifact import MANIFEST, list_files, read_json, sha256_file, write_json
 from plumline.errors import CorruptArtifactError, InputError
 from plumline.schema import HISTORIES, ITEMS, conform
