@@ -241,9 +241,13 @@ def run_row(name: str, run: Run) -> dict[str, Any]:
 
 
 def _key(name: str, run: Run) -> str:
-    budget = run.budget_minutes if name == "model" else None
-    encoder = star_encoder(run.quick) if name == "star" else None
-    settings = [METHODS[name].params, run.quick, len(run.task.test), budget, encoder]
+    settings: list[Any] = [METHODS[name].params, run.quick, len(run.task.test)]
+    if name == "star":
+        settings.append(star_encoder(run.quick))
+    if name == "model":
+        from benchmarks.measuring.amazon_model import params_of
+
+        settings += [run.budget_minutes, params_of(run.quick)]
     return artifact.sha256_json(settings)[:16]
 
 

@@ -49,7 +49,8 @@ class CorpusParams(Params):
     session_branches: int = Field(default=1, ge=0)
     """Branches a window that begin within a day, each with the very next item as its target."""
     taught_targets: int = Field(default=0, ge=0)
-    """Further targets of a day's branch, drawn from a training-free teacher (models/teacher.py); 0: none."""
+    """Further targets of a day's branch, drawn from a training-free teacher (models/teacher.py); 0: none. It compares
+    all pairs of items: seconds for ten thousand, hours for a million."""
     teacher: TeacherParams = TeacherParams()
     """How that teacher ranks."""
     reward_cap: float = Field(default=0.9, gt=0.0, le=1.0)

@@ -99,12 +99,6 @@ class Batch:
     num_seen: int
     example_ids: np.ndarray
 
-    @property
-    def mask(self) -> np.ndarray:
-        """(B, T, T) bool, [b, q, k] whether q sees k; the loop makes it on its device."""
-        places = np.arange(self.span.shape[1])
-        return (places[:, None] < (places + self.span)[:, None, :]) & np.tri(len(places), dtype=bool)
-
 
 class Rows:
     """Rows of packed examples without end, epoch after epoch.

@@ -29,14 +29,14 @@ class TargetLoss(nn.Module):
 def target_logits(model: Any, tokens_BT: Tensor, span_BT: Tensor, positions_BT: Tensor, source: Tensor) -> Tensor:
     """What a model says at the targets of a packed batch, (n, V) float32. Arguments as in Batch."""
     hidden_BTD = model.base_model(
-        input_ids=tokens_BT, attention_mask=_mask(span_BT), position_ids=positions_BT, use_cache=False
+        input_ids=tokens_BT, attention_mask=visibility(span_BT), position_ids=positions_BT, use_cache=False
     ).last_hidden_state
     hidden_nD = hidden_BTD.flatten(0, 1).index_select(0, source)
     logits_nV: Tensor = model.get_output_embeddings()(hidden_nD).float()
     return logits_nV
 
 
-def _mask(span_BT: Tensor) -> Tensor:
+def visibility(span_BT: Tensor) -> Tensor:
     """Who sees whom, (B, 1, T, T), as numbers to add: a mask of truths would be made numbers in every layer."""
     places = torch.arange(span_BT.shape[1], device=span_BT.device)
     seen_BTT = (places[:, None] < (places + span_BT)[:, None, :]) & (places <= places[:, None])

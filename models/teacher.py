@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from models.baselines.item_knn import count_successors
 from plumline.stage import Params
 
 _CELLS = 30_000_000  # of a dense block of scores: 120 MB
@@ -48,17 +49,11 @@ class Teacher:
         rows: (E,) item numbers 0 … N-1 of all events, user after user, oldest first. user_starts: (U + 1,).
         texts: N texts, "" where there is none.
         """
-        from scipy.sparse import csr_matrix
-
-        size = (len(texts), len(texts))
         users = np.repeat(np.arange(len(user_starts) - 1), np.diff(user_starts))
-        similar = csr_matrix(size, dtype=np.float32)
-        for step in range(1, params.window + 1):
-            near = (users[:-step] == users[step:]) & (rows[:-step] != rows[step:])
-            pair = (rows[:-step][near], rows[step:][near])
-            weight = np.full(len(pair[0]), params.decay ** (step - 1), np.float32)
-            similar = similar + csr_matrix((weight, pair), shape=size)
-        if params.text_weight and any(texts):
+        similar = count_successors(
+            rows, users, len(texts), window=params.window, decay=params.decay, weights=np.ones(len(rows))
+        ).astype(np.float32)
+        if params.text_weight:
             similar = similar + params.text_weight * _alike(texts, params.text_neighbours)
         return Teacher(similar.tocsr(), params)
 
@@ -121,8 +116,11 @@ def _alike(texts: Sequence[str], num_neighbours: int) -> Any:
     from scipy.sparse import csr_matrix
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    vectors = TfidfVectorizer(sublinear_tf=True).fit_transform([text or "" for text in texts]).astype(np.float32)
-    number = len(texts)
+    vectorizer, number = TfidfVectorizer(sublinear_tf=True), len(texts)
+    words_of = vectorizer.build_analyzer()
+    if not any(words_of(text) for text in texts):
+        return csr_matrix((number, number), dtype=np.float32)
+    vectors = vectorizer.fit_transform(texts).astype(np.float32)
     kept = min(num_neighbours, number)
     rows, columns, values = [], [], []
     for chunk in _chunks(number, number):

@@ -69,6 +69,12 @@ class AmazonParams:
 QUICK = AmazonParams(quantizer_steps=100, hidden=64, layers=2, max_passes=1, minilm=False)
 
 
+def params_of(quick: bool) -> dict[str, Any]:
+    """What a row of the benchmark depends on, as JSON."""
+    params = QUICK if quick else AmazonParams()
+    return {**vars(params), "teacher": params.teacher.model_dump()}
+
+
 @dataclass(frozen=True)
 class ModelResult:
     """ranked: protocol → a list of item ids a test query, best first. minutes: of wall clock, training alone."""

@@ -52,22 +52,14 @@ class ItemKnn:
         both_ways: predecessors count as successors do, which is wanted where the order within a day is that of a file
         and not of events. cosine: counts are divided by the root of both items' (equally aged) numbers of events.
         """
-        from scipy.sparse import csr_matrix, diags
+        from scipy.sparse import diags
 
         known = known_items(histories, item_ids)
         items = known[: len(item_ids)]  # the first N numbers are the items to recommend
         events = read_events(histories, known)
         age_days = (events.timestamps.max(initial=0) - events.timestamps) / DAY_MS
         recency = np.ones(len(age_days)) if half_life_days is None else 0.5 ** (age_days / half_life_days)
-        follows = csr_matrix((len(known), len(known)))
-        for step in range(1, window + 1):
-            same_user = events.users[:-step] == events.users[step:]
-            before, after = events.items[:-step][same_user], events.items[step:][same_user]
-            weight = decay ** (step - 1) * recency[step:][same_user]
-            differ = before != after
-            follows = follows + csr_matrix(
-                (weight[differ], (before[differ], after[differ])), shape=(len(known), len(known))
-            )
+        follows = count_successors(events.items, events.users, len(known), window=window, decay=decay, weights=recency)
         weights = weigh(events, len(known), half_life_days)
         if both_ways:
             follows = follows + follows.T
@@ -83,3 +75,20 @@ class ItemKnn:
     def rank(self, histories: Sequence[Sequence[str]], k: int, exclude: Sequence[Collection[str]]) -> list[list[str]]:
         """The k items with the highest score that are not excluded; ties (nothing known: all 0) by popularity."""
         return rank_items(lambda chunk: self.scores(histories[chunk]), self.weights, self.item_ids, k, exclude)
+
+
+def count_successors(
+    items: np.ndarray, users: np.ndarray, num_items: int, *, window: int, decay: float, weights: np.ndarray
+) -> Any:
+    """(N, N) CSR: how often the column's item came within `window` steps of the row's, d steps counting decay^(d-1).
+
+    items, users, weights: (E,) events, user after user, oldest first; a pair weighs what its later event does.
+    """
+    from scipy.sparse import csr_matrix
+
+    follows = csr_matrix((num_items, num_items))
+    for step in range(1, window + 1):
+        pair = (users[:-step] == users[step:]) & (items[:-step] != items[step:])
+        weight = decay ** (step - 1) * weights[step:][pair]
+        follows = follows + csr_matrix((weight, (items[:-step][pair], items[step:][pair])), shape=follows.shape)
+    return follows

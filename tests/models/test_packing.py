@@ -4,11 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.examples import Examples, ExamplesBuilder
 from models.packing import Cursor, Rows, pack, shuffle
+from models.target_loss import visibility
 from plumline.errors import InputError
 
 
@@ -87,16 +89,17 @@ def test_batch_is_as_wide_as_it_must_be() -> None:
 def test_mask_positions_and_targets_of_a_tree(tree: tuple[Examples, list[list[int]]]) -> None:
     examples, paths = tree
     batch = all_rows(examples).batch([[1, 0]])
+    mask = (visibility(torch.from_numpy(batch.span))[0, 0] == 0).numpy()  # what the loop makes of the spans
     found = []
     for source, target in zip(batch.source, batch.target, strict=True):
-        seen = np.flatnonzero(batch.mask[0, source])
+        seen = np.flatnonzero(mask[source])
         assert batch.positions[0, seen].tolist() == list(range(len(seen)))
         found.append([*batch.tokens[0, seen].tolist(), int(target)])
     assert sorted(found) == sorted(paths)
     assert set(batch.tokens.ravel().tolist()) & {7, 9, 11} == set()  # leaves are targets, nobody reads them
-    assert batch.num_seen == batch.mask[0, : batch.num_tokens].sum()
-    assert (batch.positions == batch.mask.sum(axis=2) - 1).all()
-    assert np.diagonal(batch.mask[0]).all()  # padding too, else its softmax is not a number
+    assert batch.num_seen == mask[: batch.num_tokens].sum()
+    assert (batch.positions[0] == mask.sum(axis=1) - 1).all()
+    assert np.diagonal(mask).all()  # padding too, else its softmax is not a number
 
 
 def test_too_long_or_no_examples_are_refused() -> None:

@@ -1,6 +1,7 @@
 """The teacher: what follows and what reads alike is drawn, what the user has is not."""
 
 import numpy as np
+import pytest
 
 from models.teacher import Teacher, TeacherParams, draw
 
@@ -26,8 +27,9 @@ def test_an_own_item_is_never_a_candidate():
     assert chance_of(1, 3) > chance_of(1, 1) > 0.0  # the newest item counts most
 
 
-def test_successions_without_texts():
-    teacher = Teacher.fit(ROWS, STARTS, [""] * 6, TeacherParams(candidates=6))
+@pytest.mark.parametrize("text", ["", "a", "?!"])  # none of them is a word
+def test_successions_without_words(text):
+    teacher = Teacher.fit(ROWS, STARTS, [text] * 6, TeacherParams(candidates=6))
     assert teacher.similar[0, 2] == 2.0
     assert teacher.similar.nnz == 1
 
