@@ -100,13 +100,12 @@ def write_catalogue(folder: Path) -> None:
     write_parquet(folder / "histories" / "histories.parquet", conform(pa.table(histories), HISTORIES))
 
 
-def make_model(folder: Path, text_model: str | None, model: LanguageParams, steps: int, loop: LoopParams) -> Path:
+def make_model(folder: Path, model: LanguageParams, steps: int, loop: LoopParams) -> Path:
     """Vocabulary, corpus and continued pre-training in `folder`; returns it."""
     write_catalogue(folder)
     for name in ("vocabulary", "corpus", "cpt"):
         (folder / name).mkdir()
-    trim = {"trim_text": True} if text_model else {"text_tokens": 600}
-    told = VocabularyParams(**{"text_model": text_model, "max_history": 6, **trim})
+    told = VocabularyParams(text_tokens=600, max_history=6)
     inputs = {name: folder / name for name in ("catalog", "histories", "sids")}
     run_vocabulary(told, **inputs, base=None, out=folder / "vocabulary")
     # 900 histories are 900 sentences on items, about four an item; one item in ten is held out
@@ -160,7 +159,7 @@ def test_topics_that_were_told_are_named(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     small = LanguageParams(hidden=64, layers=2, heads=2, kv_heads=2, intermediate=128, embedding_std=0.1)
     loop = LoopParams(row_tokens=256, accumulation=1, learning_rate=0.004)
-    folder = make_model(tmp_path / "small", None, small, 800, loop)
+    folder = make_model(tmp_path / "small", small, 800, loop)
     told = [group for group, (_, number, _) in enumerate(GROUPS) if number == 0]
     assert name_topics(folder, told) > 0.5
     assert name_topics(folder, [group for group in range(len(GROUPS)) if group not in told]) < 0.4
