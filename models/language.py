@@ -34,7 +34,8 @@ class LanguageParams(Params):
     """Take only the first so many layers of the pre-trained model; null: all."""
     sid_init: RowStart = "codebook"
     """Where the rows of reserved tokens start. `codebook`: at the mean of the text rows plus the quantizer's code,
-    projected and scaled to their spread; `mean`: near that mean; `noise`: drawn as any initial weight."""
+    projected and scaled to their spread; `titles`: at the text rows of the titles of a code's items, which is what a
+    pre-trained model can read; `mean`: near that mean; `noise`: drawn as any initial weight."""
     architecture: Literal["llama", "qwen3"] = "llama"
     """Configuration of a model from scratch."""
     hidden: int = Field(default=128, ge=1)
@@ -88,7 +89,8 @@ def build_language_model(
     """A model that knows the vocabulary: float32, on the CPU, with `vocabulary.size` embeddings.
 
     quantizer: artifact whose codes the SIDs' rows start from; None: nothing is known of them, so all reserved rows
-    start from noise, whatever `sid_init` says. Raises InputError or MixedReleaseError if sizes or sources do not fit.
+    start from noise, unless `sid_init` is `titles`. Raises InputError or MixedReleaseError if sizes or sources do not
+    fit.
     """
     import torch
 
@@ -103,14 +105,17 @@ def build_language_model(
     else:
         model, text = _from_pretrained(open_source(params.pretrained), params.pretrained_layers), [None, None]
         _take_text_rows(model, vocabulary)
-    if params.sid_init == "noise" or quantizer is None:
+    titles = params.sid_init == "titles"
+    if params.sid_init == "noise" or (quantizer is None and not titles):
         return model
-    codebooks = read_codebooks(quantizer, vocabulary) if params.sid_init == "codebook" else None
+    codebooks = None
+    if quantizer is not None and params.sid_init == "codebook":
+        codebooks = read_codebooks(quantizer, vocabulary)
     embedding: Any = model.get_input_embeddings().weight
     head: Any = model.get_output_embeddings().weight
-    start_rows(embedding, vocabulary, codebooks, hash_seed(seed, "rows"), text[0])
+    start_rows(embedding, vocabulary, codebooks, hash_seed(seed, "rows"), text[0], titles)
     if head is not embedding:
-        start_rows(head, vocabulary, codebooks, hash_seed(seed, "rows"), text[1])
+        start_rows(head, vocabulary, codebooks, hash_seed(seed, "rows"), text[1], titles)
     return model
 
 

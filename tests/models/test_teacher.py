@@ -47,6 +47,17 @@ def test_draws_follow_the_chances():
     assert abs((drawn == 7).mean() - 0.5) < 0.04
 
 
+def test_sharpness_favours_the_first():
+    chances = {}
+    for sharpness in (1.0, 2.0):
+        teacher = Teacher.fit(ROWS, STARTS, TEXTS, TeacherParams(candidates=6, sharpness=sharpness))
+        items, found = teacher.candidates(ROWS, STARTS, np.array([1]))
+        chances[sharpness] = dict(zip(items[0].tolist(), found[0].tolist(), strict=True))
+    first, second = chances[1.0][3], chances[1.0][1]  # alike to the newest item, to the one before
+    assert chances[2.0][3] / chances[2.0][1] == pytest.approx((first / second) ** 2, rel=1e-4)
+    assert sum(chances[2.0].values()) == pytest.approx(1.0, abs=1e-6)
+
+
 def test_equal_seeds_draw_equal_items():
     items, chances = np.arange(10)[None], np.full((1, 10), 0.1, dtype=np.float32)
     assert (
