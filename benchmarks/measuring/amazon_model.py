@@ -3,8 +3,8 @@
 Every part is the stage's own (embeddings, quantizer, sids, vocabulary, index, the training loop, the retriever). What
 is this benchmark's own is the shape of an example: the protocol asks for the next event, which in 43% of the cases is
 of the same day, where the daily prompt asks for the next day's items. So an example is a user's history as a plain
-sequence of SIDs, every item a target, each time with the days' items in another order, and behind every item a branch
-with an item drawn from a training-free teacher (models/teacher.py), which is fitted on the training events alone.
+sequence of SIDs, every item a target, each time with the days' items in another order, and behind every item branches
+with items drawn from a training-free teacher (models/teacher.py), which is fitted on the training events alone.
 """
 
 import json
@@ -56,8 +56,9 @@ class AmazonParams:
     quantizer_steps: int = 1500
     hidden: int = 192
     layers: int = 3
-    dropout: float = 0.15
+    dropout: float = 0.05
     learning_rate: float = 2.5e-3
+    embedding_rate: float = 3.0
     average_decay: float = 0.999
     num_taught: int = 2
     max_history: int = 50
@@ -140,6 +141,7 @@ def _train_and_rank(
         row_tokens=max(512, int(one.lengths.max())),
         accumulation=2,
         learning_rate=params.learning_rate,
+        embedding_rate=params.embedding_rate,
         warmup_steps=100,
         cooldown_share=1.0,
         weight_decay=0.05,
