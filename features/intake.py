@@ -90,7 +90,9 @@ def read_table(path: Path) -> pa.Table:
 
 def _read_parquet(path: Path, data: bytes) -> pa.Table:
     try:
-        return pq.read_table(pa.BufferReader(data))
+        # Not pq.read_table: a thread of its scanner may outlive a process that ends at once (Arrow issue 39862).
+        with pq.ParquetFile(pa.BufferReader(data)) as file:
+            return file.read()
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: no readable parquet ({_one_line(error)}); write the file again") from None
 
