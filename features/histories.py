@@ -2,7 +2,8 @@
 
     reads   artifacts/events, artifacts/catalog
     writes  histories.parquet (HISTORIES, ≤ as_of), pairs.parquet (PAIRS, ≤ as_of),
-            queries.parquet (QUERIES, days as_of+1 … as_of+eval_days), stats.json
+            queries.parquet (QUERIES, days as_of+1 … as_of+eval_days), last_events.parquet (QUERIES, the last event
+            of a user in these days), stats.json
     run     python -m features.histories --params recipes/cpu_tiny.yaml --events artifacts/events \\
                 --catalog artifacts/catalog --as-of 2011-10-31 --out artifacts/histories
 
@@ -77,6 +78,7 @@ def run(params: HistoriesParams, *, events: Path, catalog: Path, as_of: date, ou
         histories = conform(connection.to_pyarrow(_histories(past, params.max_events)), HISTORIES)
         pairs = conform(connection.to_pyarrow(_pairs(past.semi_join(items, "item_id"), params)), PAIRS)
         queries = conform(connection.to_pyarrow(_queries(steps, live, as_of, params.max_events)), QUERIES)
+        last_events = conform(connection.to_pyarrow(_last_events(steps, live, as_of, params.max_events)), QUERIES)
         counted = past.aggregate(
             num_events=past.count(), num_days=past.day.nunique(), num_items=past.item_id.nunique()
         ).to_pyarrow()
@@ -91,6 +93,7 @@ def run(params: HistoriesParams, *, events: Path, catalog: Path, as_of: date, ou
     write_parquet(out / "histories.parquet", histories)
     write_parquet(out / "pairs.parquet", pairs)
     write_parquet(out / "queries.parquet", queries)
+    write_parquet(out / "last_events.parquet", last_events)
     lengths = pc.list_value_length(histories.column("item_ids")).to_numpy()
     stats = {
         "as_of": as_of.isoformat(),
@@ -173,14 +176,37 @@ def _pairs(steps: "ir.Table", params: HistoriesParams) -> "ir.Table":
 
 def _queries(steps: "ir.Table", live: "ir.Table", as_of: date, max_events: int) -> "ir.Table":
     """Every user-day after as_of with a live item: that day's items, and what the user did before that day."""
-    import ibis
     from ibis import _
 
     held_out = steps.filter(steps.day > as_of).semi_join(live, "item_id").select("user_id", "day", "item_id").distinct()
     targets = held_out.group_by("user_id", "day").agg(relevant=_.item_id.collect().sort())
-    keys = targets.select("user_id", "day")
     before = steps.select("user_id", "item_id", "micros", "event_id", past_day=steps.day)
-    past = keys.join(before, "user_id").filter(_.past_day < _.day)
+    past = targets.select("user_id", "day").join(before, "user_id").filter(_.past_day < _.day)
+    return _asked(targets, past, max_events)
+
+
+def _last_events(steps: "ir.Table", live: "ir.Table", as_of: date, max_events: int) -> "ir.Table":
+    """The last event with a live item of every user after as_of, and all that the user did before it, that day too."""
+    import ibis
+    from ibis import _
+
+    held_out = steps.filter(steps.day > as_of).semi_join(live, "item_id")
+    newest_first = ibis.window(group_by="user_id", order_by=[ibis.desc("micros"), ibis.desc("event_id")])
+    last = held_out.mutate(rank=ibis.row_number().over(newest_first)).filter(_.rank == 0)
+    last = last.select("user_id", "day", last_item=_.item_id, last_micros=_.micros, last_id=_.event_id)
+    targets = last.group_by("user_id", "day").agg(relevant=_.last_item.collect())
+    before = steps.select("user_id", "item_id", "micros", "event_id")
+    past = last.join(before, "user_id").filter(
+        (_.micros < _.last_micros) | ((_.micros == _.last_micros) & (_.event_id < _.last_id))
+    )
+    return _asked(targets, past, max_events)
+
+
+def _asked(targets: "ir.Table", past: "ir.Table", max_events: int) -> "ir.Table":
+    """QUERIES: targets (user_id, day, relevant) with the newest of their past (the same keys, and its steps)."""
+    import ibis
+    from ibis import _
+
     newest_first = ibis.window(group_by=["user_id", "day"], order_by=[ibis.desc("micros"), ibis.desc("event_id")])
     past = past.mutate(rank=ibis.row_number().over(newest_first)).filter(_.rank < max_events)
     step = ibis.struct({"micros": _.micros, "id": _.event_id, "item": _.item_id})
@@ -260,6 +286,11 @@ def read_histories(folder: Path) -> pa.Table:
 def read_queries(folder: Path) -> pa.Table:
     """QUERIES of artifacts/histories, sorted by user_id, day."""
     return read_parquet(folder / "queries.parquet")
+
+
+def read_last_events(folder: Path) -> pa.Table:
+    """QUERIES of artifacts/histories: the last held-out event of every user, and what was before it; by user_id."""
+    return read_parquet(folder / "last_events.parquet")
 
 
 def read_pairs(folder: Path) -> pa.Table:

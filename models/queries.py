@@ -29,7 +29,10 @@ Ranker = Callable[[Sequence[Sequence[str]], int, Sequence[Collection[str]]], lis
 
 @dataclass(frozen=True)
 class Query:
-    """A user-day that is held out. history: (item_id, epoch ms) before the day, oldest first."""
+    """A user-day that is held out. history: (item_id, epoch ms) before it, oldest first.
+
+    Or one event of the day (leave-one-out): then the history goes up to that event.
+    """
 
     user_id: str
     day: date
@@ -42,11 +45,15 @@ class Query:
         return frozenset(item for item, _ in self.history)
 
     def request(self, profile: dict[str, str | None]) -> Request:
-        """The request of a user who comes at noon of the day (when is not known; that it is that day, is)."""
+        """The request of a user who comes at noon of the day (when is not known; that it is that day, is).
+
+        Where the history goes on after noon, the user comes with its last event.
+        """
         from models.retriever import Request
 
         noon = datetime(self.day.year, self.day.month, self.day.day, 12, tzinfo=UTC)
-        return Request(history=self.history, profile=profile, at_ms=int(noon.timestamp() * 1000))
+        at_ms = max([int(noon.timestamp() * 1000), *(time for _, time in self.history[-1:])])
+        return Request(history=self.history, profile=profile, at_ms=at_ms)
 
 
 Row = tuple[Query, list[str], frozenset[str]]
@@ -107,11 +114,14 @@ class Ruler:
         return self.measure(queries, ranked, relevant)
 
 
-def read_sample(histories: Path, max_queries: int, seed: int) -> list[Query]:
-    """The held-out queries that have something relevant, at most max_queries, in the order of the file."""
-    from features.histories import read_queries
+def read_sample(histories: Path, max_queries: int, seed: int, *, last_events: bool = False) -> list[Query]:
+    """The held-out queries that have something relevant, at most max_queries, in the order of the file.
 
-    table = read_queries(histories)
+    last_events: one a user, for the last event that is held out, instead of one a user-day.
+    """
+    from features.histories import read_last_events, read_queries
+
+    table = read_last_events(histories) if last_events else read_queries(histories)
     queries = [
         Query(row["user_id"], row["day"], list(zip(row["item_ids"], row["timestamps"], strict=True)), relevant)
         for row in table.to_pylist()

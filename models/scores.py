@@ -1,6 +1,7 @@
 """Stage `scores`: what the fine-tuned model would have shown on the days after as_of, against what users then took.
 
-    reads   catalog, histories (histories, queries), sids, vocabulary, sft (weights/), index, base (scores/, if any)
+    reads   catalog, histories (histories, queries, last_events), sids, vocabulary, sft (weights/), index,
+            base (scores/, if any)
     writes  scores.json, predictions.parquet (user_id, day, item_ids: the model's top 10, seen items not masked)
     run     python -m models.scores --params recipes/cpu_tiny.yaml --catalog … --histories … --sids … --vocabulary … \\
                 --sft … --index … --base= --seed 17 --out artifacts/scores
@@ -12,6 +13,9 @@ grow from day to day. Two protocols, because the difference between them is larg
     seen_masked    items of the history are taken out of the ranking and out of the relevant ones; queries of which
                    nothing relevant remains are left out
     not_masked     nothing is taken out
+
+Under `leave_one_out` stand the same figures of a sample of users asked for their last held-out event alone, who are
+known up to it (what benchmarks of sequential recommendation ask; here no model has learned from anything after as_of).
 
 SASRec takes a minute to train, so it is trained for a bootstrap only; with a base its figures are the base's, with
 `from`: the as_of for which they were measured. The other baselines are fitted anew every time.
@@ -57,6 +61,8 @@ class ScoresParams(Params):
     """Beams of a search."""
     max_queries: int = Field(default=1500, ge=1)
     """Queries scored; more are drawn from by the seed."""
+    leave_one_out_queries: int = Field(default=300, ge=0)
+    """Users asked for their last held-out event, given all before it; 0: that protocol is left out."""
     hallucination_queries: int = Field(default=200, ge=1)
     """Queries that are also searched without the index, for the hallucination rate."""
     beam_check_queries: int = Field(default=10, ge=0)
@@ -147,17 +153,42 @@ def run(
 
     # 2. The baselines, on the same queries and the same items.
     item_ids = sorted(retriever.live_items)
-    for name, ranker in fit_baselines(params, read_histories(histories), item_ids, known.items, base, seed).items():
-        methods[name] = {p: ruler.measure(t.queries, t.rank(ranker), t.relevant) for p, t in tasks.items()}
+    rankers = fit_baselines(params, read_histories(histories), item_ids, known.items, base, seed)
+    for name, ranker in rankers.items():
+        methods[name] = _measure_baseline(ruler, tasks, ranker)
     if base is not None and "sasrec" in (before := read_scores(base / "scores"))["methods"]:
         methods["sasrec"] = {"from": before["as_of"], **before["methods"]["sasrec"]}  # an older `from` stays
     scores["methods"] = methods
+    if params.leave_one_out_queries:
+        scores["leave_one_out"] = _leave_one_out(params, histories, retriever, known, rankers, ruler, seed)
 
     write_json(out / _SCORES, scores)
     write_parquet(out / "predictions.parquet", _predictions(tasks[PLAIN].queries, ranked[PLAIN]))
     for name, figures in methods.items():
         shown = ", ".join(f"{p} {figures[p].get(f'recall@{K}', 0):.4f}" for p in PROTOCOLS)
         say(f"scores: {name} recall@{K} {shown}")
+
+
+def _measure_baseline(ruler: Ruler, tasks: dict[str, Task], ranker: Ranker) -> dict[str, Any]:
+    return {p: ruler.measure(task.queries, task.rank(ranker), task.relevant) for p, task in tasks.items()}
+
+
+def _leave_one_out(
+    params: ScoresParams,
+    histories: Path,
+    retriever: Retriever,
+    known: Catalog,
+    rankers: dict[str, Ranker],
+    ruler: Ruler,
+    seed: int,
+) -> dict[str, Any]:
+    """Figures of every method that was fitted now, of users asked for their last held-out event."""
+    queries = read_sample(histories, params.leave_one_out_queries, seed, last_events=True)
+    tasks = {protocol: Task.of(queries, protocol) for protocol in PROTOCOLS}
+    ranked, _ = _ask_model(retriever, known, tasks, params.width)
+    model = {p: ruler.measure(task.queries, ranked[p], task.relevant) for p, task in tasks.items()}
+    baselines = {name: _measure_baseline(ruler, tasks, ranker) for name, ranker in rankers.items()}
+    return {"num_queries": len(queries), "methods": {"model": model, **baselines}}
 
 
 def _use_few_threads() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from features import catalog, events, histories
 from features.catalog import Catalog, CatalogParams
 from features.events import EventsParams
-from features.histories import HistoriesParams, parse_reward, read_histories, read_pairs, read_queries
+from features.histories import HistoriesParams, parse_reward, read_histories, read_last_events, read_pairs, read_queries
 from features.intake import rename
 from features.lake import EventSnapshot
 from features.landing import land
@@ -78,7 +78,8 @@ def millis(text: str) -> int:
 
 def test_by_hand(hand_home: Path, tmp_path: Path) -> None:
     out = run(hand_home, tmp_path / "out", reward="quantity * 2", min_pair_count=1)
-    assert {p.name for p in out.iterdir()} == {"histories.parquet", "pairs.parquet", "queries.parquet", "stats.json"}
+    tables = {"histories.parquet", "pairs.parquet", "queries.parquet", "last_events.parquet"}
+    assert {p.name for p in out.iterdir()} == tables | {"stats.json"}
     (user,) = read_histories(out).to_pylist()
     # Two lines of one item and instant are one step (the larger reward); a cancellation is none; ties go by event id.
     assert user == {
@@ -96,6 +97,8 @@ def test_by_hand(hand_home: Path, tmp_path: Path) -> None:
         ("u", 9, ["a", "b", "b", "c", "a", "c"], ["b"]),
         ("v", 9, [], ["b"]),
     ]
+    last = [(q["user_id"], q["day"].day, q["item_ids"], q["relevant"]) for q in read_last_events(out).to_pylist()]
+    assert last == [("u", 9, ["a", "b", "b", "c", "a", "c"], ["b"]), ("v", 9, [], ["b"])]
     stats = read_json(out / "stats.json")
     assert (stats["num_users"], stats["num_events"], stats["num_sessions"], stats["num_days"]) == (1, 4, 3, 3)
     assert stats["median_history_length"] == 4.0
@@ -126,6 +129,7 @@ def test_the_fast_path_equals_the_plain_one(world_home: Path, tmp_path: Path, pa
     expected = []
     pairs: Counter[tuple[str, str]] = Counter()
     queries = []
+    last = []
     for user, its in sorted(steps.items()):
         past = [step for step in its if step[0].date() <= AS_OF]
         if past:
@@ -143,6 +147,10 @@ def test_the_fast_path_equals_the_plain_one(world_home: Path, tmp_path: Path, pa
             before = [step[2] for step in its if step[0].date() < day][-chosen.max_events :]
             if relevant:
                 queries.append((user, day, before, relevant))
+        after = [n for n, step in enumerate(its) if step[0].date() > AS_OF and step[2] in live]
+        if after:
+            before = [step[2] for step in its[: after[-1]]][-chosen.max_events :]
+            last.append((user, its[after[-1]][0].date(), before, [its[after[-1]][2]]))
 
     got = read_histories(out)
     assert got.schema.equals(HISTORIES.schema)
@@ -160,6 +168,10 @@ def test_the_fast_path_equals_the_plain_one(world_home: Path, tmp_path: Path, pa
     assert table.schema.equals(QUERIES.schema)
     assert [tuple(row.values()) for row in table.drop_columns("timestamps").to_pylist()] == queries
     assert [len(row) for row in table.column("timestamps").to_pylist()] == [len(query[2]) for query in queries]
+    table = read_last_events(out)
+    assert table.schema.equals(QUERIES.schema)
+    assert [tuple(row.values()) for row in table.drop_columns("timestamps").to_pylist()] == last
+    assert len(last) > 3
 
 
 def test_the_same_bytes_again_and_nothing_of_the_future(world_home: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from features.histories import read_queries
 from models.examples import Examples, ExamplesBuilder
 from plumline.artifact import write_json
 from plumline.schema import HISTORIES, ITEMS, QUERIES, conform
@@ -123,6 +124,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
             QUERIES,
         ),
     )
+    asked_queries = read_queries(folder / "histories").to_pylist()
+    last = list({query["user_id"]: query for query in asked_queries}.values())
+    for query in last:  # the rest of the day, at 13, 14, … o'clock, and then the last of its items
+        *others, target = query["relevant"]
+        one = datetime.datetime.combine(query["day"], datetime.time(13), datetime.UTC)
+        query["item_ids"] += others
+        query["timestamps"] += [int(one.timestamp() * 1000) + 3_600_000 * place for place in range(len(others))]
+        query["relevant"] = [target]
+    events = pa.Table.from_pylist(sorted(last, key=lambda query: query["user_id"]), QUERIES.schema)
+    write_parquet(folder / "histories" / "last_events.parquet", events)
     write_json(folder / "histories" / "stats.json", {"as_of": as_of.isoformat()})
     return World(
         **{name: folder / name for name in ("catalog", "sids", "vocabulary", "sft", "index", "histories", "quantizer")},

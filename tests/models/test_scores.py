@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from features.histories import read_histories, read_queries
+from features.histories import read_histories, read_last_events, read_queries
 from models.baselines.item_knn import ItemKnn
 from models.baselines.popularity import Popularity
 from models.baselines.sasrec import SasRec
@@ -154,6 +154,45 @@ def test_layout(world: Any, scored: Any, rows: list[dict[str, Any]]) -> None:
     assert slices["items"]["new"]["not_masked"]["num_queries"] == wanted
     cold = sum(len(row["item_ids"]) <= 2 for row in rows)
     assert slices["history"]["cold"]["not_masked"]["num_queries"] == cold > 0
+
+
+def test_leave_one_out_asks_for_the_last_event(world: Any, scored: Any) -> None:
+    """In plain loops from rankings of single requests, the user coming with the last event before the target."""
+    rows = read_last_events(world.histories).to_pylist()
+    assert len(rows) == len({row["user_id"] for row in rows}) > 5
+    found = scored[0]["leave_one_out"]
+    assert found["num_queries"] == len(rows)
+    assert set(found["methods"]) == set(scored[0]["methods"])
+    retriever = Retriever.load(
+        vocabulary=world.vocabulary,
+        sids=world.sids,
+        weights=world.sft / "weights",
+        index=world.index,
+        catalog=world.catalog,
+        device="cpu",
+    )
+    profiles = {
+        row["user_id"]: {"country": row["country"]} for row in read_parquet(world.catalog / "users.parquet").to_pylist()
+    }
+    knn = ItemKnn.fit(read_histories(world.histories), world.live, half_life_days=PARAMS.knn_half_life_days)
+
+    def rank(row: dict[str, Any], seen: set[str]) -> list[str]:
+        noon = datetime.datetime.combine(row["day"], datetime.time(12), datetime.UTC).timestamp() * 1000
+        history = list(zip(row["item_ids"], row["timestamps"], strict=True))
+        at_ms = history[-1][1] if history and history[-1][1] > noon else int(noon)
+        profile = profiles.get(row["user_id"], {})
+        request = Request(history=history, profile=profile, at_ms=at_ms, exclude=frozenset(seen))
+        return [hit.item_id for hit in retriever.retrieve([request], 10, 10)[0]]
+
+    for protocol, masked in (("seen_masked", True), ("not_masked", False)):
+        check(found["methods"]["model"][protocol], expected(rows, rank, masked))
+        wanted = expected(rows, lambda row, seen: knn.rank([row["item_ids"]], 10, [seen])[0], masked)
+        check(found["methods"]["item_knn"][protocol], wanted)
+
+
+def test_leave_one_out_can_be_left_out(world: Any, tmp_path: Path) -> None:
+    params = PARAMS.model_copy(update={"leave_one_out_queries": 0, "sasrec_steps": 0, "text_baselines": False})
+    assert "leave_one_out" not in score(world, tmp_path / "a", params)
 
 
 def test_twice_the_same_bytes(world: Any, scored: Any, tmp_path: Path) -> None:
