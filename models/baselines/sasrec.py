@@ -24,6 +24,7 @@ from models.baselines.ranking import Events, encode, rank_items, read_events
 from plumline.errors import InputError
 
 _IGNORED = -1
+_POOL_BATCHES = 32  # of whose windows those of about one length are put together
 
 
 class _Block(nn.Module):
@@ -169,6 +170,7 @@ def _windows(
     """Batches of (inputs, targets), each (B, T) int64, without end; an epoch holds as many windows as there are.
 
     Histories are cut into windows at another place in every epoch, so that no step is always at a window's beginning.
+    Windows of about one length share a batch: most histories are short, and a batch is padded to its longest.
     """
     follows = np.flatnonzero(events.users[:-1] == events.users[1:])  # events that have a next one of the same user
     if len(follows) == 0:
@@ -186,8 +188,7 @@ def _windows(
             age_days = (events.timestamps.max() - events.timestamps[follows[ends - 1]]) / DAY_MS
             chance = 0.5 ** (age_days / half_life_days)
             order = generator.choice(len(begins), len(begins), p=chance / chance.sum())
-        for start in range(0, len(order), batch_windows):
-            chosen = order[start : start + batch_windows]
+        for chosen in _alike_in_length(order, ends - begins, batch_windows, generator):
             length = int((ends[chosen] - begins[chosen]).max())
             steps = begins[chosen][:, None] + np.arange(length)
             inside = steps < ends[chosen][:, None]
@@ -195,6 +196,19 @@ def _windows(
             inputs = np.where(inside, events.items[event], padding)
             targets = np.where(inside, events.items[event + 1], _IGNORED)
             yield torch.from_numpy(inputs), torch.from_numpy(targets)
+
+
+def _alike_in_length(
+    order: np.ndarray, lengths: np.ndarray, size: int, generator: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """Batches of `size` of the windows in `order`: pools of it are sorted by length, and their batches shuffled."""
+    pool = _POOL_BATCHES * size
+    for start in range(0, len(order), pool):
+        some = order[start : start + pool]
+        some = some[np.argsort(lengths[some], kind="stable")]
+        starts = np.arange(0, len(some), size)
+        for begin in generator.permutation(starts).tolist():
+            yield some[begin : begin + size]
 
 
 def _loss(

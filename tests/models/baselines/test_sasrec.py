@@ -74,6 +74,21 @@ def test_an_epoch_holds_every_step_once(make_histories: Callable[..., pa.Table])
     assert all(len(inputs) <= 3 for inputs, _ in islice(weighted, 5))
 
 
+def test_windows_of_one_batch_are_about_as_long(make_histories: Callable[..., pa.Table]) -> None:
+    """Padding is less than a twentieth, every window comes once an epoch, and the order is that of the generator."""
+    lengths = np.random.default_rng(5).integers(2, 12, 400)
+    events = read_events(make_histories([ITEMS[:length] for length in lengths]), ITEMS)
+    batches = list(islice(_windows(events, 10**6, 16, 12, np.random.default_rng(0), None), 25))
+    assert all(len(inputs) == 16 for inputs, _ in batches)
+    filled = sum(int((targets != _IGNORED).sum()) for _, targets in batches)
+    assert filled == (lengths - 1).sum()
+    assert filled > 0.95 * sum(targets.numel() for _, targets in batches)
+    widths = [inputs.shape[1] for inputs, _ in batches]
+    assert widths != sorted(widths)
+    again = next(_windows(events, 10**6, 16, 12, np.random.default_rng(0), None))
+    assert torch.equal(again[0], batches[0][0])
+
+
 def test_nothing_to_learn_from_is_said(make_histories: Callable[..., pa.Table]) -> None:
     with pytest.raises(InputError, match="nothing to learn"):
         SasRec.fit(make_histories([["i00"], []]), ITEMS, steps=1, seed=0, **SMALL)
