@@ -35,6 +35,8 @@ class TeacherParams(Params):
     """Items that can be drawn for a history."""
     sharpness: float = Field(default=1.0, gt=0.0)
     """Power of an item's score that its chance is proportional to; above 1 the first ones are drawn more often."""
+    repeat_weight: float = Field(default=0.0, ge=0.0)
+    """Weight of an item of the history for itself, against one succession; 0: what the user has is never drawn."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,16 @@ class Teacher:
         rows: (E,) item numbers 0 … N-1 of all events, user after user, oldest first. user_starts: (U + 1,).
         texts: N texts, "" where there is none.
         """
+        from scipy.sparse import identity
+
         users = np.repeat(np.arange(len(user_starts) - 1), np.diff(user_starts))
         similar = count_successors(
             rows, users, len(texts), window=params.window, decay=params.decay, weights=np.ones(len(rows))
         ).astype(np.float32)
         if params.text_weight:
             similar = similar + params.text_weight * _alike(texts, params.text_neighbours)
+        if params.repeat_weight:
+            similar = similar + params.repeat_weight * identity(len(texts), dtype=np.float32, format="csr")
         return Teacher(similar.tocsr(), params)
 
     def candidates(
@@ -64,7 +70,8 @@ class Teacher:
     ) -> tuple[np.ndarray, np.ndarray]:
         """What would be recommended after the events at `places`, given the history up to and with each of them.
 
-        Items of the same user, earlier and later ones, are left out: those the model learns from the user.
+        Items of the same user, earlier and later ones, are left out: those the model learns from the user. With a
+        `repeat_weight` they are not.
         Returns (n, K) item numbers, and their chances, (n, K) float32, rows summing to 1, or to 0 where the teacher
         knows nothing.
         """
@@ -78,8 +85,9 @@ class Teacher:
         chances = np.zeros((len(places), num_kept), dtype=np.float32)
         for chunk in _chunks(len(places), self.similar.shape[0]):
             score = (self._recent(rows, user_starts, users, places[chunk]) @ self.similar).toarray()
-            mine = own[users[places[chunk]]].tocoo()
-            score[mine.row, mine.col] = 0.0
+            if not self.params.repeat_weight:
+                mine = own[users[places[chunk]]].tocoo()
+                score[mine.row, mine.col] = 0.0
             best = np.argpartition(-score, num_kept - 1, axis=1)[:, :num_kept]
             weight = np.take_along_axis(score, best, axis=1) ** self.params.sharpness
             found[chunk] = best

@@ -27,6 +27,19 @@ def test_an_own_item_is_never_a_candidate():
     assert chance_of(1, 3) > chance_of(1, 1) > 0.0  # the newest item counts most
 
 
+def test_own_items_are_candidates_where_things_are_taken_again():
+    rows = np.array([0, 0, 1])  # one user took item 0 twice, another one item 1
+    teacher = Teacher.fit(
+        rows, np.array([0, 2, 3]), TEXTS, TeacherParams(text_weight=0.5, candidates=6, repeat_weight=2.0)
+    )
+    items, chances = teacher.candidates(rows, np.array([0, 2, 3]), np.array([1]))
+    by_item = dict(zip(items[0].tolist(), chances[0].tolist(), strict=True))
+    assert by_item[0] > by_item[1] > 0.0  # itself, taken twice; and what reads alike
+    alone = Teacher(teacher.similar, TeacherParams(candidates=6))
+    items, chances = alone.candidates(rows, np.array([0, 2, 3]), np.array([1]))
+    assert dict(zip(items[0].tolist(), chances[0].tolist(), strict=True)).get(0, 0.0) == 0.0
+
+
 @pytest.mark.parametrize("text", ["", "a", "?!"])  # none of them is a word
 def test_successions_without_words(text):
     teacher = Teacher.fit(ROWS, STARTS, [text] * 6, TeacherParams(candidates=6))
