@@ -45,6 +45,18 @@ def rows(world: Any) -> list[dict[str, Any]]:
     return read_queries(world.histories).to_pylist()
 
 
+@pytest.fixture(scope="module")
+def retriever(world: Any) -> Retriever:
+    return Retriever.load(
+        vocabulary=world.vocabulary,
+        sids=world.sids,
+        weights=world.sft / "weights",
+        index=world.index,
+        catalog=world.catalog,
+        device="cpu",
+    )
+
+
 def expected(rows: list[dict[str, Any]], rank: Any, masked: bool) -> dict[str, float]:
     """recall@10 and ndcg@10 as they are defined. rank: (row, excluded items) → at least ten item ids if there are."""
     recalls, gains = [], []
@@ -66,17 +78,11 @@ def check(figures: dict[str, Any], wanted: dict[str, float]) -> None:
         assert figures[name] == pytest.approx(value), name
 
 
-def test_model_figures_equal_plain_loops(world: Any, scored: Any, rows: list[dict[str, Any]]) -> None:
+def test_model_figures_equal_plain_loops(
+    world: Any, scored: Any, rows: list[dict[str, Any]], retriever: Retriever
+) -> None:
     """Width 10 ends above the number of leaves for masked lists only, so the oracle asks with the same widths."""
     scores, out = scored
-    retriever = Retriever.load(
-        vocabulary=world.vocabulary,
-        sids=world.sids,
-        weights=world.sft / "weights",
-        index=world.index,
-        catalog=world.catalog,
-        device="cpu",
-    )
 
     def rank(row: dict[str, Any], seen: set[str]) -> list[str]:
         day = datetime.datetime.combine(row["day"], datetime.time(12), datetime.UTC)
@@ -156,21 +162,13 @@ def test_layout(world: Any, scored: Any, rows: list[dict[str, Any]]) -> None:
     assert slices["history"]["cold"]["not_masked"]["num_queries"] == cold > 0
 
 
-def test_leave_one_out_asks_for_the_last_event(world: Any, scored: Any) -> None:
+def test_leave_one_out_asks_for_the_last_event(world: Any, scored: Any, retriever: Retriever) -> None:
     """In plain loops from rankings of single requests, the user coming with the last event before the target."""
     rows = read_last_events(world.histories).to_pylist()
     assert len(rows) == len({row["user_id"] for row in rows}) > 5
     found = scored[0]["leave_one_out"]
     assert found["num_queries"] == len(rows)
     assert set(found["methods"]) == set(scored[0]["methods"])
-    retriever = Retriever.load(
-        vocabulary=world.vocabulary,
-        sids=world.sids,
-        weights=world.sft / "weights",
-        index=world.index,
-        catalog=world.catalog,
-        device="cpu",
-    )
     profiles = {
         row["user_id"]: {"country": row["country"]} for row in read_parquet(world.catalog / "users.parquet").to_pylist()
     }
