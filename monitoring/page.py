@@ -42,12 +42,17 @@ svg{width:120px;height:24px;fill:none;stroke:#3867c8;stroke-width:1.5}
 <td class="{{ r.state }}">{{ {"ok": "holds", "bad": "BEYOND", "none": "not measured"}[r.state] }}</td>
 <td>{% if r.curve %}<svg viewBox="0 0 120 24"><polyline points="{{ r.curve }}"/></svg>{% endif %}</td></tr>
 {% endfor %}</table>
+{% macro of_methods(scores) %}<table>
+<tr><th>method</th><th>seen items</th><th class="n">recall@10</th><th class="n">ndcg@10</th></tr>
+{% for s in scores %}<tr><td>{{ s.method }}</td><td>{{ s.protocol }}</td>
+<td class="n">{{ pm(s.recall, s.recall_se) }}</td><td class="n">{{ pm(s.ndcg, s.ndcg_se) }}</td></tr>{% endfor %}
+</table>{% endmacro %}
 <h2>Held-out recall and NDCG</h2>
 <p><small>{{ quality.num_queries }} queries; ± one standard error.</small></p>
-<table><tr><th>method</th><th>seen items</th><th class="n">recall@10</th><th class="n">ndcg@10</th></tr>
-{% for s in quality.scores %}<tr><td>{{ s.method }}</td><td>{{ s.protocol }}</td>
-<td class="n">{{ pm(s.recall, s.recall_se) }}</td><td class="n">{{ pm(s.ndcg, s.ndcg_se) }}</td></tr>{% endfor %}
-</table>
+{{ of_methods(quality.scores) }}
+{% if quality.last_event %}<h2>The same, asked for the last event of a user</h2>
+<p><small>{{ quality.num_last_events }} users, known up to that event; ± one standard error.</small></p>
+{{ of_methods(quality.last_event) }}{% endif %}
 <h2>Semantic IDs</h2>
 <table><tr><th>level</th><th class="n">codes in use</th><th class="n">perplexity</th><th class="n">gini</th></tr>
 {% for l in quality.levels %}<tr><td>{{ loop.index }}</td><td class="n">{{ percent(l.usage) }}</td>

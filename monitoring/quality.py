@@ -18,7 +18,7 @@ PROTOCOLS = ("not_masked", "seen_masked")
 
 @dataclass(frozen=True)
 class MethodScore:
-    """One method under one protocol, pooled over the held-out days; shares in [0, 1] with standard errors."""
+    """One method under one protocol, pooled over what was asked; shares in [0, 1] with standard errors."""
 
     method: str
     protocol: str
@@ -67,7 +67,8 @@ class Quality:
     """A release's own figures; None where its reports have none. Shares in [0, 1].
 
     next_day: recall@10 of the model on the first held-out day alone. churn: a level, what a retraining moved; empty for
-    a release that follows none. beam: None if nothing was certified.
+    a release that follows none. beam: None if nothing was certified. last_event: of num_last_events users asked for
+    their last held-out event (leave-one-out); scores is of user-days.
     """
 
     release_id: str
@@ -86,6 +87,8 @@ class Quality:
     levels: tuple[Level, ...]
     churn: tuple[Churn, ...] = ()
     beam: Beam | None = None
+    num_last_events: int = 0
+    last_event: tuple[MethodScore, ...] = ()
 
     def recall(self, method: str, protocol: str = "not_masked") -> float | None:
         """Pooled recall@10 of a method, None if it was not scored."""
@@ -138,18 +141,13 @@ def read_quality(release: Release) -> Quality:
     """The figures of one sealed release. Raises MissingArtifactError or CorruptArtifactError naming the file."""
     scores = artifact.read_json(release.path("scores") / "scores.json")
     sids = artifact.read_json(release.path("sids") / "report.json")
-    methods = scores.get("methods", {})
+    last_event = scores.get("leave_one_out", {})
     collisions, bucket, num_items = (_number(sids.get(k)) for k in ("collisions", "largest_bucket", "num_items"))
     return Quality(
         release_id=release.release_id,
         as_of=release.as_of,
         num_queries=int(scores.get("num_queries", 0)),
-        scores=tuple(
-            _method_score(method, protocol, methods[method][protocol])
-            for method in [*METHODS, *sorted(set(methods) - set(METHODS))]
-            for protocol in PROTOCOLS
-            if _number(methods.get(method, {}).get(protocol, {}).get("recall@10")) is not None
-        ),
+        scores=_method_scores(scores.get("methods", {})),
         next_day=next((_number(row.get("recall@10")) for row in _days(scores)), None),
         hallucination_rate=_number(scores.get("hallucination_rate")),
         coverage=_number(scores.get("coverage")),
@@ -165,6 +163,8 @@ def read_quality(release: Release) -> Quality:
         ),
         churn=_churn(sids.get("churn", {})),
         beam=_beam(scores.get("beam")),
+        num_last_events=int(last_event.get("num_queries", 0)),
+        last_event=_method_scores(last_event.get("methods", {})),
     )
 
 
@@ -201,6 +201,15 @@ def _beam(certificate: Mapping[str, Any] | None) -> Beam | None:
         for key in ("missed_mass", "missed_items", "score_error", "num_invalid", "num_duplicates")
     )
     return Beam(mass, items, error, None if invalid is None or duplicates is None else int(invalid + duplicates))
+
+
+def _method_scores(methods: Mapping[str, Any]) -> tuple[MethodScore, ...]:
+    return tuple(
+        _method_score(method, protocol, methods[method][protocol])
+        for method in [*METHODS, *sorted(set(methods) - set(METHODS))]
+        for protocol in PROTOCOLS
+        if _number(methods.get(method, {}).get(protocol, {}).get("recall@10")) is not None
+    )
 
 
 def _method_score(method: str, protocol: str, row: Mapping[str, Any]) -> MethodScore:

@@ -55,6 +55,14 @@ def test_page_says_what_is_wrong(example: ModuleType, tmp_path: Path) -> None:
     assert json.loads((path.parent / "gauges.json").read_text())["retired_served"] == 3
 
 
+def test_page_has_the_last_event_protocol_where_it_was_measured(example: ModuleType, tmp_path: Path) -> None:
+    html = _write(example, tmp_path, DAY).read_text()
+    section = html.split("asked for the last event of a user</h2>")[1].split("<h2>")[0]
+    assert "77 users" in section
+    assert section.count("0.0610") == section.count("0.0430") == 2  # seen masked, and not
+    assert "0.2000" not in section
+
+
 def test_page_lists_what_beams_miss_beside_its_limit(example: ModuleType, tmp_path: Path) -> None:
     markdown = (_write(example, tmp_path, DAY).parent / "report.md").read_text()
     plain = markdown.replace("\\", "")

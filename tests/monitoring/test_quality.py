@@ -23,6 +23,13 @@ def test_figures_of_a_release(example: ModuleType, tmp_path: Path) -> None:
     assert quality.gauges["sid_collisions"] == 0
     assert quality.gauges["sid_least_perplexity"] == 3.9
     assert quality.gauges["effective_vocabulary"] == 11
+    assert quality.num_last_events == 77
+    assert [(s.method, s.protocol, s.recall) for s in quality.last_event] == [
+        ("model", "not_masked", 0.061),
+        ("model", "seen_masked", 0.061),
+        ("text_knn", "not_masked", 0.043),
+        ("text_knn", "seen_masked", 0.043),
+    ]
 
 
 def test_churn_of_a_retraining_is_a_gauge_a_level(example: ModuleType, tmp_path: Path) -> None:
