@@ -109,7 +109,7 @@ class Rows:
     def __init__(self, examples: Examples, chosen: np.ndarray, row_tokens: int, seed: int, pad: int) -> None:
         if not len(chosen):
             raise InputError("no example to train on; widen corpus.recent_days or replay_share, or land more events")
-        leaves = np.concatenate([[0], np.cumsum(_leaves(examples.span, examples.loss))])
+        leaves = np.concatenate([[0], np.cumsum(is_leaf(examples.span, examples.loss))])
         lengths = examples.lengths - np.diff(leaves[examples.offsets])
         longest = int(lengths[chosen].max())
         if longest > row_tokens:
@@ -160,7 +160,7 @@ class Rows:
         ended = np.bincount(ends.ravel(), minlength=len(rows) * (shape[1] + 1)).reshape(len(rows), -1).cumsum(axis=1)
         depth = places - ended[:, :-1]
         # Depth first: the parent of a token is the last one before it that is one less deep; a root follows nothing.
-        leaf = _leaves(span, loss)
+        leaf = is_leaf(span, loss)
         loss &= depth > 0
         keys = (numbers * shape[1] + depth) * shape[1] + places
         sorted_places = np.argsort(keys, axis=None)
@@ -188,7 +188,7 @@ class Rows:
         return batch
 
 
-def _leaves(span: np.ndarray, loss: np.ndarray) -> np.ndarray:
+def is_leaf(span: np.ndarray, loss: np.ndarray) -> np.ndarray:
     """Targets that nothing follows: to be predicted, never to be read, so they take no place in a row."""
     return (span == 1) & (loss != 0)
 

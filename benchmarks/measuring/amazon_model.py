@@ -26,7 +26,7 @@ from models.examples import Examples, ExamplesBuilder
 from models.index import IndexParams
 from models.index import run as run_index
 from models.language import LanguageParams, build_language_model, save_language_model
-from models.packing import LoopParams
+from models.packing import LoopParams, is_leaf
 from models.quantizer import QuantizerParams
 from models.quantizer import run as run_quantizer
 from models.retriever import Prompt, Request, Retriever
@@ -251,8 +251,8 @@ def _make_artifacts(task: LeaveOneOut, folder: Path, seed: int, params: AmazonPa
 
 
 def _num_read(examples: Examples) -> int:
-    """Tokens that take a place in a row: a target that nothing follows is predicted, never read."""
-    return int((examples.span > 1).sum())
+    """Tokens that take a place in a row."""
+    return int((~is_leaf(examples.span, examples.loss)).sum())
 
 
 def _has_minilm() -> bool:
