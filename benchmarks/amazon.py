@@ -38,7 +38,7 @@ from models.baselines.ranking import rank_items, recent_items  # noqa: E402
 from models.baselines.sasrec import SasRec  # noqa: E402
 from models.baselines.star import Star, text_vectors  # noqa: E402
 from models.baselines.text_knn import TextKnn  # noqa: E402
-from models.teacher import Teacher, TeacherParams  # noqa: E402
+from models.corpus.teacher import Teacher, TeacherParams  # noqa: E402
 from plumline import artifact  # noqa: E402
 
 PROTOCOLS = ("seen_masked", "not_masked")
@@ -143,7 +143,7 @@ def run_knn_sum(run: Run) -> Ranked:
 
 @dataclass(frozen=True)
 class TeacherRanker:
-    """What the model's further targets are drawn from (models/teacher.py), asked itself."""
+    """What the model's further targets are drawn from (models/corpus/teacher.py), asked itself."""
 
     teacher: Teacher
     item_ids: list[str]

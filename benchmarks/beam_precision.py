@@ -29,11 +29,11 @@ from benchmarks.bench_beam import SEED, SPACE, Language, random_llama, smollm2  
 from benchmarks.measuring.hardware import hardware, versions  # noqa: E402
 from benchmarks.measuring.report import deliver  # noqa: E402
 from features.catalog import Catalog  # noqa: E402
-from models.beam import beam_search  # noqa: E402
-from models.index import Index  # noqa: E402
-from models.queries import PLAIN, K, Ruler, Task, read_sample  # noqa: E402
-from models.scores import _ask_model  # noqa: E402
-from models.trie import Trie  # noqa: E402
+from models.evaluation.queries import PLAIN, K, Ruler, Task, read_sample  # noqa: E402
+from models.evaluation.scores import _ask_model  # noqa: E402
+from models.retrieval.beam import beam_search  # noqa: E402
+from models.retrieval.csr import Index  # noqa: E402
+from models.retrieval.trie import Trie  # noqa: E402
 from plumline.stage import say  # noqa: E402
 from serving.pointers import read_pointer, sealed_folder  # noqa: E402
 from serving.recommender import Recommender  # noqa: E402

@@ -2,13 +2,13 @@
 
     python benchmarks/bench_beam.py [--quick] [--json FILE] [--smollm FOLDER] [--rows REGEX] [--resume]
 
-    ours                 models/beam.py
+    ours                 models/retrieval/beam.py
     generate_function    Hugging Face generate(), num_beams and prefix_allowed_tokens_fn over a dictionary of prefixes;
                          from ten million SIDs on, where a dictionary of tuples would take gigabytes, the function
                          walks the CSR arrays of our Index instead, one walk a call
     generate_processor   generate() with a LogitsProcessor that masks all beams at once
     cached_loop          prefill once, a repeated KV cache, one token a beam and step, topk, reordered cache
-    unconstrained        models/beam.py without an index: what the constraint costs
+    unconstrained        models/retrieval/beam.py without an index: what the constraint costs
     floor                one prefill and the bare forward passes of the decoded tokens, nothing else
 
 The peers stand in benchmarks/measuring/beam_peers.py. Beams and scores of ours and of the three peers are compared in
@@ -47,10 +47,10 @@ from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, Ll
 from benchmarks.measuring import beam_peers as peers  # noqa: E402
 from benchmarks.measuring.beam_peers import Needs, Search  # noqa: E402
 from benchmarks.measuring.hardware import hardware, versions  # noqa: E402
-from models.beam import Beams, beam_search  # noqa: E402
-from models.index import Index  # noqa: E402
-from models.pretrained import pretrained_source  # noqa: E402
-from models.trie import Trie  # noqa: E402
+from models.language.pretrained import pretrained_source  # noqa: E402
+from models.retrieval.beam import Beams, beam_search  # noqa: E402
+from models.retrieval.csr import Index  # noqa: E402
+from models.retrieval.trie import Trie  # noqa: E402
 from plumline.sid import SidSpace  # noqa: E402
 from plumline.stage import say  # noqa: E402
 

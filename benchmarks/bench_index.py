@@ -26,10 +26,10 @@ import pyarrow as pa  # noqa: E402
 
 from benchmarks.measuring.hardware import hardware, versions  # noqa: E402
 from benchmarks.measuring.report import deliver  # noqa: E402
-from models.index import Index  # noqa: E402
-from models.live_index import Epoch, LiveIndex  # noqa: E402
-from models.rules import parse  # noqa: E402
-from models.segment import Segment  # noqa: E402
+from models.retrieval.csr import Index  # noqa: E402
+from models.retrieval.live_index import Epoch, LiveIndex  # noqa: E402
+from models.retrieval.rules import parse  # noqa: E402
+from models.retrieval.segment import Segment  # noqa: E402
 from plumline.stage import say  # noqa: E402
 
 SIZES = (256, 128, 64, 16)

@@ -31,10 +31,10 @@ import torch  # noqa: E402
 
 from benchmarks.measuring.hardware import hardware, versions  # noqa: E402
 from benchmarks.measuring.report import deliver  # noqa: E402
-from models.beam import _best  # noqa: E402
-from models.bits import Bits  # noqa: E402
-from models.index import Index  # noqa: E402
-from models.trie import Allowed, State, Trie, expand  # noqa: E402
+from models.retrieval.beam import _best  # noqa: E402
+from models.retrieval.bits import Bits  # noqa: E402
+from models.retrieval.csr import Index  # noqa: E402
+from models.retrieval.trie import Allowed, State, Trie, expand  # noqa: E402
 from plumline.stage import say  # noqa: E402
 
 SEED = 17
@@ -97,7 +97,7 @@ class Static:
 
 
 def ours_step(trie: Trie, level: int, logp: torch.Tensor, state: State, scores: torch.Tensor, width: int) -> Any:
-    """The same with models/trie.py and models/beam.py; the best beams come in the order of their codes."""
+    """The same with our trie.py and beam.py; the best beams come in the order of their codes."""
     candidates = expand(trie, None, level, state, logp, scores)
     keep = _best(candidates.score, width)
     candidates.chosen(keep.clamp(min=0))

@@ -32,11 +32,12 @@ from scipy import sparse  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from benchmarks.measuring.hardware import hardware, versions  # noqa: E402
-from models.codebooks import sample_points, start_codebooks  # noqa: E402
-from models.quantizer import Quantizer, QuantizerParams, fit, measure  # noqa: E402
-from models.quantizer_training import normalise  # noqa: E402
-from models.rqvae import Rqvae, reconstruction_losses  # noqa: E402
-from models.vectors import BLOCK, VectorFile, Vectors, VectorWriter  # noqa: E402
+from models.semantic_ids.codebooks import sample_points, start_codebooks  # noqa: E402
+from models.semantic_ids.frozen_quantizer import Quantizer, QuantizerParams  # noqa: E402
+from models.semantic_ids.normalisation import normalise  # noqa: E402
+from models.semantic_ids.quantizer import fit, measure  # noqa: E402
+from models.semantic_ids.rqvae import Rqvae, reconstruction_losses  # noqa: E402
+from models.semantic_ids.vectors import BLOCK, VectorFile, Vectors, VectorWriter  # noqa: E402
 
 WIDTH = 384
 SCALE = QuantizerParams(batch_size=512, steps=1500, warmup_steps=300, max_items=262_144)

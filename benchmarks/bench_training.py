@@ -2,13 +2,13 @@
 
     python benchmarks/bench_training.py [--quick] [--precisions] [--json FILE]
 
-    ours      models/training.py: packed rows, the output head at targets only
+    ours      models/training/loop.py: packed rows, the output head at targets only
     trainer   transformers.Trainer as it comes: rows padded to the longest of their batch, loss over labels
 
 Both take one optimizer step on about as many tokens. The examples are windows of histories: most are full, many are
 short. Tokens are counted without padding. The two take turns, so that a busy machine troubles both; the ratio is the
 median over the turns. `of_peak` is what the loop itself tells: the operations that the training needs by the count of
-models/peak.py, a second, against a matrix product measured in the same turn, in the same precision.
+models/training/peak.py, a second, against a matrix product measured in the same turn, in the same precision.
 
 `--precisions` lets the loop run in float32 and in bf16 autocast instead, in turns, and prints their ratio.
 """
@@ -29,11 +29,11 @@ import transformers
 from accelerate.state import AcceleratorState
 from measuring.hardware import hardware
 
-from models.examples import Examples, ExamplesBuilder
-from models.language import use_threads
-from models.packing import LoopParams
-from models.peak import measure_peak
-from models.training import train
+from models.corpus.examples import Examples, ExamplesBuilder
+from models.language.model import use_threads
+from models.training.loop import train
+from models.training.packing import LoopParams
+from models.training.peak import measure_peak
 from plumline.stage import say
 
 SEED = 17

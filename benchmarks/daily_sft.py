@@ -44,15 +44,15 @@ import yaml  # noqa: E402
 from benchmarks.measuring.days import Day, Log, making, recall_of_queries  # noqa: E402
 from benchmarks.measuring.forgetting import Lessons, distance, mean_loss  # noqa: E402
 from benchmarks.measuring.hardware import hardware, versions  # noqa: E402
-from models import metrics, scores  # noqa: E402
-from models.cpt import CptParams  # noqa: E402
-from models.examples import Examples  # noqa: E402
-from models.language import build_language_model, load_language_model, save_language_model  # noqa: E402
-from models.material import EPOCH, CorpusParams, Material  # noqa: E402
-from models.packing import LoopParams  # noqa: E402
-from models.sft import SftParams  # noqa: E402
-from models.sft_examples import sft_examples  # noqa: E402
-from models.training import train  # noqa: E402
+from models.corpus.examples import Examples  # noqa: E402
+from models.corpus.material import EPOCH, CorpusParams, Material  # noqa: E402
+from models.corpus.sft_examples import sft_examples  # noqa: E402
+from models.evaluation import metrics, scores  # noqa: E402
+from models.language.model import build_language_model, load_language_model, save_language_model  # noqa: E402
+from models.training.cpt import CptParams  # noqa: E402
+from models.training.loop import train  # noqa: E402
+from models.training.packing import LoopParams  # noqa: E402
+from models.training.sft import SftParams  # noqa: E402
 from plumline import artifact  # noqa: E402
 from plumline.errors import InputError  # noqa: E402
 from plumline.stage import hash_seed, load_params, read_recipe, say  # noqa: E402

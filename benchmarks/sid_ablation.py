@@ -33,11 +33,12 @@ import torch  # noqa: E402
 from benchmarks.measuring import retrieval  # noqa: E402
 from benchmarks.measuring.datasets import DataSet, count_pairs, read_dataset  # noqa: E402
 from benchmarks.measuring.hardware import hardware, versions  # noqa: E402
-from models.embeddings import EmbeddingsParams, Encoders  # noqa: E402
-from models.quantizer import Quantizer, QuantizerParams, fit  # noqa: E402
-from models.sid_table import bucket_sizes, describe_levels  # noqa: E402
-from models.sids import digit_of  # noqa: E402
-from models.vectors import VectorFile, VectorWriter  # noqa: E402
+from models.semantic_ids.embeddings import EmbeddingsParams, Encoders  # noqa: E402
+from models.semantic_ids.frozen_quantizer import Quantizer, QuantizerParams  # noqa: E402
+from models.semantic_ids.quantizer import fit  # noqa: E402
+from models.semantic_ids.sids import digit_of  # noqa: E402
+from models.semantic_ids.table import bucket_sizes, describe_levels  # noqa: E402
+from models.semantic_ids.vectors import VectorFile, VectorWriter  # noqa: E402
 from plumline import artifact  # noqa: E402
 
 SINGLE = ("text_minilm",)

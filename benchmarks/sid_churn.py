@@ -1,4 +1,4 @@
-"""What a retraining of the SIDs moves, with the codes' names kept (models/sid_alignment.py) and without.
+"""What a retraining of the SIDs moves, with the codes' names kept (models/semantic_ids/alignment.py) and without.
 
 run   python benchmarks/sid_churn.py [--quick] [--json FILE] [--data DIR …] [--seeds 17 18 19] [--recipe FILE]
 
@@ -29,12 +29,13 @@ import torch  # noqa: E402
 
 from benchmarks.measuring.datasets import DataSet, read_dataset  # noqa: E402
 from benchmarks.measuring.hardware import hardware, versions  # noqa: E402
-from models.embeddings import EmbeddingsParams, Encoders  # noqa: E402
-from models.quantizer import QuantizerParams, fit  # noqa: E402
-from models.sid_alignment import align, churn, common_rows  # noqa: E402
-from models.sid_table import SidTable  # noqa: E402
-from models.sids import extend_table  # noqa: E402
-from models.vectors import VectorFile, VectorWriter  # noqa: E402
+from models.semantic_ids.alignment import align, churn, common_rows  # noqa: E402
+from models.semantic_ids.embeddings import EmbeddingsParams, Encoders  # noqa: E402
+from models.semantic_ids.frozen_quantizer import QuantizerParams  # noqa: E402
+from models.semantic_ids.quantizer import fit  # noqa: E402
+from models.semantic_ids.sids import extend_table  # noqa: E402
+from models.semantic_ids.table import SidTable  # noqa: E402
+from models.semantic_ids.vectors import VectorFile, VectorWriter  # noqa: E402
 from plumline.artifact import write_json  # noqa: E402
 from plumline.stage import load_params, say  # noqa: E402
 

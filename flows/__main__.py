@@ -1,6 +1,6 @@
 """`python -m flows` is `plumline`."""
 
-from flows.cli import main
+from flows.commands.cli import main
 
 if __name__ == "__main__":
     main(prog_name="plumline")

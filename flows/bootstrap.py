@@ -8,9 +8,9 @@ from pathlib import Path
 
 from prefect import flow
 
-from flows.calendar import default_as_of
-from flows.produce import Made, produce
-from flows.publish_day import publish_day
+from flows.steps.calendar import default_as_of
+from flows.steps.produce import Made, produce
+from flows.steps.publish_day import publish_day
 
 
 @flow(name="bootstrap", flow_run_name="bootstrap-{as_of}", persist_result=False, validate_parameters=False)

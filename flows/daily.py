@@ -10,11 +10,11 @@ from pathlib import Path
 
 from prefect import flow
 
-from flows.calendar import days_to_process
-from flows.produce import Made, produce, refuse_unless_promoted
-from flows.publish_day import publish_day
-from flows.registry import Registry
-from flows.schedule import give_up_after_too_many_starts
+from flows.steps.calendar import days_to_process
+from flows.steps.produce import Made, produce, refuse_unless_promoted
+from flows.steps.publish_day import publish_day
+from flows.steps.registry import Registry
+from flows.steps.restarts import give_up_after_too_many_starts
 from plumline.errors import RefusedError
 from plumline.stage import say
 from serving.pointers import read_pointer

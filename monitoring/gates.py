@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from models.index import read_index_item_ids
+from models.retrieval.csr import read_index_item_ids
 from plumline import artifact
 from plumline.errors import CorruptArtifactError, RefusedError
 from plumline.stage import Params
@@ -244,7 +244,7 @@ def _show(value: float | None) -> str:
 
 
 def _beam_certificate(scores: Mapping[str, Any]) -> Check:
-    """What the beams say must be so (models/beam_check.py); that they miss something is no lie and does not block."""
+    """What the beams say must be so (beam_check.py); that they miss something is no lie and does not block."""
     name, certificate = "beam_certificate", scores.get("beam")
     if certificate is None:
         reason = "no certificate: an older release, or scores.beam_check_queries is 0"

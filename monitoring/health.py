@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.catalog import Catalog
-from models.sid_table import SidTable
+from models.semantic_ids.table import SidTable
 from plumline.errors import InputError
 from plumline.sid import SidSpace
 from plumline.stage import Params

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 
 from features.catalog import Catalog
 from features.histories import read_pairs
-from models.sid_atlas import Atlas, Prefix, draw_atlas, read_terms
-from models.sid_quality import (
+from models.semantic_ids.atlas import Atlas, Prefix, draw_atlas, read_terms
+from models.semantic_ids.quality import (
     Against,
     Bucket,
     bucket_histogram,
@@ -25,7 +25,7 @@ from models.sid_quality import (
     neighbour_purity,
     usage_curves,
 )
-from models.sid_table import SidTable, describe_levels
+from models.semantic_ids.table import SidTable, describe_levels
 from plumline import artifact
 from plumline.sid import SidSpace
 from serving.release import Release

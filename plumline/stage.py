@@ -2,10 +2,10 @@
 
 A stage is a module with `run(params, *, inputs…, out: Path)` that writes files into `out` and nothing else.
 `main(run, section=…)` turns it into a command line,
-`python -m models.sft --params recipes/cpu_tiny.yaml --corpus artifacts/corpus … --out artifacts/sft`: it verifies every
-input artifact, skips work whose key is already finished, hands `run` a scratch folder, seals and publishes it. Started
-by torchrun in several processes, the first one alone publishes; the others' scratch is thrown away. What a keyword-only
-argument is follows from its annotation:
+`python -m models.training.sft --params recipes/cpu_tiny.yaml --corpus artifacts/corpus … --out artifacts/sft`: it
+verifies every input artifact, skips work whose key is already finished, hands `run` a scratch folder, seals and
+publishes it. Started by torchrun in several processes, the first one alone publishes; the others' scratch is thrown
+away. What a keyword-only argument is follows from its annotation:
 
     out: Path            the artifact folder to publish
     name: Path           an input (artifact, folder or file) that must exist

@@ -1,6 +1,6 @@
 """Which release answers: `releases/pointers/champion.json`, moved by promote and rollback; and what is never served.
 
-    releases/sealed/<id>/             releases (copied there by flows/registry.py)
+    releases/sealed/<id>/             releases (copied there by flows/steps/registry.py)
     releases/pointers/champion.json   {"release_id", "fencing", "previous", "history", "action"}
     releases/pointers/candidate.json  the same, of the release that waits for its verdict
     releases/tombstones.json          {"item_ids": […]}: deleted for good, whatever the release

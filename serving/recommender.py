@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from features.online import OnlineFeatures, OnlineUser
-    from models.beam import Choice
-    from models.retriever import Hit, Retriever
+    from models.retrieval.beam import Choice
+    from models.retrieval.retriever import Hit, Retriever
 
 MAX_K = 100
 BEAM_WIDTH = 50
@@ -107,8 +107,8 @@ class Recommender:
         device: "cpu", "cuda" …; None takes PLUMLINE_DEVICE. precision: of the weights; None takes PLUMLINE_PRECISION.
         """
         from features.catalog import Catalog
-        from models.language import pick_device
-        from models.retriever import Retriever
+        from models.language.model import pick_device
+        from models.retrieval.retriever import Retriever
 
         release = Release.load(folder)
         items = Catalog.load(release.path("catalog")).items
@@ -175,13 +175,13 @@ class Recommender:
         user_id do. profile: column → value, given instead of the online one. context_item: the item looked at; unknown
         ones are ignored. at_ms: when the user asks; None is a day after the last event. exclude_seen: leave out what is
         in the history. features: the online store; None if it is not at hand. rule: what every item must fulfil, as in
-        `models/rules.py` (`seen` is the history). now_ms: from when it counts ages, epoch milliseconds; None: at_ms.
-        choice: the best items (None), at most so many a branch, or a sample; see `models/beam.py`.
+        `models/retrieval/rules.py` (`seen` is the history). now_ms: from when it counts ages, epoch milliseconds; None:
+        at_ms. choice: the best items (None), at most so many a branch, or a sample; see `models/retrieval/beam.py`.
         Raises InputError for k outside 1 … 100, for a history in which only some items have a time, and for a rule that
         cannot be read or allows nothing.
         """
-        from models.retriever import Request
-        from models.rules import parse
+        from models.retrieval.retriever import Request
+        from models.retrieval.rules import parse
 
         if not 1 <= k <= MAX_K:
             raise InputError(f"k = {k}: ask for 1 to {MAX_K} items")

@@ -30,7 +30,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from models.rules import MAX_CHARACTERS
+from models.retrieval.rules import MAX_CHARACTERS
 from plumline.errors import InputError, MissingArtifactError, PlumlineError
 from plumline.settings import clock_offset, get_settings
 from plumline.stage import say
@@ -108,8 +108,8 @@ class HistoryEntry(BaseModel):
 class RecommendRequest(Body):
     """Who asks. Without `history` the online features of `user_id` are read; with neither, the answer is a cold one.
 
-    rule: what every item must fulfil, as in `models/rules.py`. max_per_branch, branch_level, temperature, seed: see
-    `models/beam.py`, Choice.
+    rule: what every item must fulfil, as in `models/retrieval/rules.py`. max_per_branch, branch_level, temperature,
+    seed: see `models/retrieval/beam.py`, Choice.
     """
 
     user_id: str | None = Field(default=None, min_length=1, max_length=256)
@@ -277,7 +277,7 @@ class Plumline:
         history: list[HistoryItem] | None = None
         if request.history is not None:
             history = [e if isinstance(e, str) else (e.item_id, e.timestamp_ms) for e in request.history]
-        from models.beam import Choice
+        from models.retrieval.beam import Choice
 
         return recommender.recommend(
             user_id=request.user_id,

@@ -35,7 +35,7 @@ def run(params: TableParams, *, release: Path, out: Path) -> None:
     """Write the table. Raises the errors of Release.load."""
     from tqdm import tqdm
 
-    from models.retriever import Request
+    from models.retrieval.retriever import Request
     from serving.recommender import Recommender
 
     retriever = Recommender.load(release, precision="float32").retriever

@@ -4,7 +4,7 @@ Every part is the stage's own (embeddings, quantizer, sids, vocabulary, index, t
 is this benchmark's own is the shape of an example: the protocol asks for the next event, which in 43% of the cases is
 of the same day, where the daily prompt asks for the next day's items. So an example is a user's history as a plain
 sequence of SIDs, every item a target, each time with the days' items in another order, and behind every item branches
-with items drawn from a training-free teacher (models/teacher.py), which is fitted on the training events alone.
+with items drawn from a training-free teacher (models/corpus/teacher.py), which is fitted on the training events alone.
 """
 
 import json
@@ -20,22 +20,23 @@ import pyarrow as pa
 
 from benchmarks.measuring.datasets import count_pairs
 from benchmarks.measuring.leave_one_out import LeaveOneOut
-from models.embeddings import EmbeddingsParams
-from models.embeddings import run as run_embeddings
-from models.examples import Examples, ExamplesBuilder
-from models.index import IndexParams
-from models.index import run as run_index
-from models.language import LanguageParams, build_language_model, save_language_model
-from models.packing import LoopParams, is_leaf
-from models.quantizer import QuantizerParams
-from models.quantizer import run as run_quantizer
-from models.retriever import Prompt, Request, Retriever
-from models.sid_table import SidTable
-from models.sids import SidsParams
-from models.sids import run as run_sids
-from models.teacher import Teacher, TeacherParams, draw
-from models.vocabulary import Vocabulary, VocabularyParams
-from models.vocabulary import run as run_vocabulary
+from models.corpus.examples import Examples, ExamplesBuilder
+from models.corpus.teacher import Teacher, TeacherParams, draw
+from models.language.model import LanguageParams, build_language_model, save_language_model
+from models.language.vocabulary import VocabularyParams
+from models.language.vocabulary import run as run_vocabulary
+from models.language.words import Vocabulary
+from models.retrieval.index import IndexParams
+from models.retrieval.index import run as run_index
+from models.retrieval.retriever import Prompt, Request, Retriever
+from models.semantic_ids.embeddings import EmbeddingsParams
+from models.semantic_ids.embeddings import run as run_embeddings
+from models.semantic_ids.frozen_quantizer import QuantizerParams
+from models.semantic_ids.quantizer import run as run_quantizer
+from models.semantic_ids.sids import SidsParams
+from models.semantic_ids.sids import run as run_sids
+from models.semantic_ids.table import SidTable
+from models.training.packing import LoopParams, is_leaf
 from plumline.artifact import write_json
 from plumline.stage import hash_seed, say
 from plumline.tables import write_parquet
@@ -117,8 +118,8 @@ def train_and_rank(
 def _train_and_rank(
     task: LeaveOneOut, folder: Path, seed: int, budget_minutes: float, split: str, params: AmazonParams
 ) -> ModelResult:
-    from models.language import pick_device
-    from models.training import train
+    from models.language.model import pick_device
+    from models.training.loop import train
 
     began = time.perf_counter()
     _make_artifacts(task, folder, seed, params)
@@ -263,8 +264,8 @@ def _has_minilm() -> bool:
 
 def _faster_precision() -> Literal["no", "bf16"]:
     """bf16 where this processor multiplies matrices so much faster in it that the casts around them are paid for."""
-    from models.language import pick_device, use_threads
-    from models.peak import measure_peak
+    from models.language.model import pick_device, use_threads
+    from models.training.peak import measure_peak
 
     threads, device = use_threads(), str(pick_device())
     rounded, exact = (measure_peak(device, precision, threads) for precision in ("bf16", "no"))

@@ -1,8 +1,10 @@
-"""What one would use instead of models/beam.py, each written as well as it can be; and what no search can do without.
+"""What one would use instead of models/retrieval/beam.py, each written as well as it can be; and what no search can do
+without.
 
     generate + prefix function   Hugging Face generate() with num_beams and prefix_allowed_tokens_fn, as its docs show:
                                  a dictionary from prefixes to tokens, or, where the SIDs are too many for a dictionary
-                                 of tuples, the children looked up in the CSR arrays of models/index.py, one walk a call
+                                 of tuples, the children looked up in the CSR arrays of models/retrieval/index.py, one
+                                 walk a call
     generate + trie processor    the same generate() with a LogitsProcessor that masks all beams at once
     cached loop                  the search a good engineer writes in an afternoon: prefill once, repeat the KV cache a
                                  beam, one token a beam and step, log-softmax over the vocabulary, the mask of the
@@ -26,8 +28,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 
-from models.beam import Beams
-from models.index import Index
+from models.retrieval.beam import Beams
+from models.retrieval.csr import Index
 from plumline.sid import SidSpace
 
 _DEAD = float("-inf")

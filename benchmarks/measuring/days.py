@@ -20,8 +20,11 @@ import pyarrow.compute as pc
 
 from features import catalog, events, histories, landing
 from features.batches import utc_day
-from models import embeddings, index, metrics, quantizer, scores, sids, vocabulary
-from models.retriever import Retriever
+from models.evaluation import metrics, scores
+from models.language import vocabulary
+from models.retrieval import index
+from models.retrieval.retriever import Retriever
+from models.semantic_ids import embeddings, quantizer, sids
 from plumline.errors import InputError
 from plumline.schema import EVENTS, ITEMS, USERS
 from plumline.stage import Params, load_params, say

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.cpt_examples import cpt_examples
-from models.examples import Examples
-from models.language import load_language_model
-from models.material import CorpusParams, Material
-from models.packing import Cursor, Rows
-from models.training import TargetLoss
+from models.corpus.cpt_examples import cpt_examples
+from models.corpus.examples import Examples
+from models.corpus.material import CorpusParams, Material
+from models.language.model import load_language_model
+from models.training.loop import TargetLoss
+from models.training.packing import Cursor, Rows
 
 UNSEEN_SHARE = 0.05
 MOST_ASKED = 400

@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.intake import read_table, rename
-from models import metrics
+from models.evaluation import metrics
 from plumline.errors import InputError
 from plumline.schema import EVENTS, HISTORIES, ITEMS, TIMESTAMP, conform
 

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.sids import digit_of
+from models.semantic_ids.sids import digit_of
 
 _CHUNK = 256
 

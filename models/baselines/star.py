@@ -91,9 +91,10 @@ class Star:
 def text_vectors(items: pa.Table, encoder: str = "tfidf_svd") -> np.ndarray:
     """(N, D) float32 text embeddings of ITEMS rows; of their tags (channel, topics) where no item has a title.
 
-    encoder: see `models.embeddings.EmbeddingsParams.text_encoders`. Raises InputError if nothing describes the items.
+    encoder: see `models.semantic_ids.embeddings.EmbeddingsParams.text_encoders`. Raises InputError if nothing describes
+    the items.
     """
-    from models.embeddings import EmbeddingsParams, Encoders
+    from models.semantic_ids.embeddings import EmbeddingsParams, Encoders
 
     described = items.select([name for name in items.column_names if not name.startswith("emb_")])
     encoders = Encoders.fit(described, EmbeddingsParams(text_encoders=(encoder,)))

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from models.baselines.popularity import weigh
 from models.baselines.ranking import known_items, rank_items, read_events, recent_items
-from models.text_encoders import terms_of
+from models.semantic_ids.text_encoders import terms_of
 from plumline.errors import InputError
 from plumline.schema import DESCRIBING
 from plumline.tables import column

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from features.histories import read_histories, read_queries
-from models.examples import ExamplesBuilder
-from models.language import save_language_model
-from models.sid_table import SidTable
+from models.corpus.examples import ExamplesBuilder
+from models.language.model import save_language_model
+from models.semantic_ids.table import SidTable
 from plumline.stage import read_recipe
 from plumline.tables import write_parquet
 

@@ -4,13 +4,14 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
 
-from flows import cli
+from flows.commands import cli
 from plumline.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,11 +70,10 @@ def test_references_are_the_code_s(path, text):
     assert (ROOT / path).read_text() == text(), f"PLUMLINE_UPDATE=1 pytest {__file__} writes {path} anew"
 
 
-def test_the_readme_s_tree_is_the_tree():
-    """Every module of the six packages stands in README's tree with a word on it, and nothing else does."""
-    readme = (ROOT / "README.md").read_text()
-    block = re.search(r"```tree\n(.*?)```", readme, re.S)
-    assert block, "README has no ```tree block"
+def test_the_tree_of_the_architecture_is_the_tree():
+    """Every module of the six packages stands in ARCHITECTURE.md's tree with a word on it, and nothing else does."""
+    block = re.search(r"```tree\n(.*?)```", (ROOT / "ARCHITECTURE.md").read_text(), re.S)
+    assert block, "ARCHITECTURE.md has no ```tree block"
     listed: dict[str, str] = {}
     folders: list[str] = []
     for line in block[1].splitlines():
@@ -101,6 +101,20 @@ def test_no_file_is_longer_than_450_lines():
     assert not long
 
 
+def test_no_folder_holds_more_than_20_modules():
+    modules = Counter(path.parent for path in _tracked() if path.suffix == ".py" and path.name != "__init__.py")
+    assert not {str(folder): number for folder, number in modules.items() if number > 20}
+
+
+def test_rooms_are_packages_with_nothing_in_them():
+    """An `__init__.py` with a word in it would be code that no import closure sees."""
+    for path in _tracked():
+        if path.parts[0] in PACKAGES and path.suffix == ".py":
+            room = ROOT / path.parent / "__init__.py"
+            assert room.exists() or path.parts[1] == "store", f"{path.parent} has no __init__.py"
+            assert path.name != "__init__.py" or not (ROOT / path).read_text(), path
+
+
 def test_tests_mirror_the_tree():
     for path in _tracked():
         if path.parts[0] == "tests" and path.parts[1] in PACKAGES and path.name.startswith("test_"):
@@ -111,7 +125,7 @@ def test_tests_mirror_the_tree():
 
 def test_help_answers_within_a_second_and_imports_no_vendor():
     code = (
-        "import sys; from click.testing import CliRunner; from flows import cli; "
+        "import sys; from click.testing import CliRunner; from flows.commands import cli; "
         "assert CliRunner().invoke(cli.main, ['--help']).exit_code == 0; "
         "print(sorted({m.split('.')[0] for m in sys.modules} & "
         "{'torch', 'prefect', 'dvc', 'feast', 'evidently', 'bentoml', 'great_expectations', 'pandas', 'pyarrow'}))"

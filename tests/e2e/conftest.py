@@ -86,7 +86,7 @@ def found_company(folder: Path, environment: dict[str, str]) -> Company:
 @pytest.fixture(scope="session")
 def prefect_url(tmp_path_factory) -> Iterator[str]:
     """One Prefect server for all commands of the session."""
-    from flows.server import prefect_server
+    from flows.clock.server import prefect_server
 
     with prefect_server(tmp_path_factory.mktemp("prefect")) as url:
         yield url

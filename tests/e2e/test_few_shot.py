@@ -17,16 +17,17 @@ import pyarrow as pa
 import pytest
 import torch
 
-from models.completion import encode_prompt
-from models.corpus import run as run_corpus
-from models.cpt import CptParams
-from models.cpt import run as run_cpt
-from models.language import LanguageParams, load_language_model
-from models.material import MS_PER_DAY, CorpusParams
-from models.packing import LoopParams
-from models.sid_table import SidTable
-from models.vocabulary import Vocabulary, VocabularyParams
-from models.vocabulary import run as run_vocabulary
+from models.corpus.corpus import run as run_corpus
+from models.corpus.material import MS_PER_DAY, CorpusParams
+from models.language.completion import encode_prompt
+from models.language.model import LanguageParams, load_language_model
+from models.language.vocabulary import VocabularyParams
+from models.language.vocabulary import run as run_vocabulary
+from models.language.words import Vocabulary
+from models.semantic_ids.table import SidTable
+from models.training.cpt import CptParams
+from models.training.cpt import run as run_cpt
+from models.training.packing import LoopParams
 from plumline.schema import HISTORIES, ITEMS, conform
 from plumline.sid import SidSpace
 from plumline.tables import write_parquet

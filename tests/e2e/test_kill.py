@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from flows.graph import read_graph, read_params, upstream
+from flows.steps.graph import read_graph, read_params, upstream
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault, pytest.mark.timeout(1500)]
 

@@ -12,7 +12,7 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 
-from flows.registry import Registry
+from flows.steps.registry import Registry
 from plumline import artifact
 from serving.deploy import serve_process
 from serving.release import Release
@@ -156,7 +156,8 @@ def test_dvc_repro_runs_the_same_graph(company, tmp_path, root):
     for name in ("recipes", "plumline", "features", "models", "serving"):
         source = company.home if name == "recipes" else root
         shutil.copytree(source / name, home / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(root / "dvc.yaml", home)
+    for name in ("dvc.yaml", ".dvcignore"):
+        shutil.copy(root / name, home)
     (home / "params.yaml").write_text(
         'recipe: recipes/tiny.yaml\nas_of: "2024-01-12"\nbase: ""\nprevious: ""\nseed: 17\n'
     )

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import yaml
 
-from flows.registry import Registry
-from models.sid_table import SidTable
+from flows.steps.registry import Registry
+from models.semantic_ids.table import SidTable
 from plumline import artifact
 from serving.release import Release
 
@@ -75,7 +75,8 @@ def check_names(company, first, second):
         rows = [np.array([table.codes_of[item][:level] for item in known]) for table in tables]
         assert after["items"] == pytest.approx((rows[0] != rows[1]).any(axis=1).mean())
         assert after["items"] <= before["items"]
-    # by how much is asked in tests/models/test_sid_alignment.py: 90 items and sixty steps have no clusters to find
+    # by how much is asked in tests/models/semantic_ids/test_alignment.py: 90 items and sixty steps have no clusters to
+    # find
     assert churn["after"][0]["items"] < churn["before"][0]["items"]
     gauges = json.loads(next((company.home / ".plumline" / "reports").glob("2024-01-15/gauges.json")).read_text())
     assert gauges["sid_churn_level1_percent"] == pytest.approx(100 * churn["after"][0]["traffic"])

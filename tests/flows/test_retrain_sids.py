@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from flows.calendar import days_to_process
 from flows.daily import _base_of
-from flows.produce import run_key
-from flows.registry import Entry, Registry
 from flows.retrain_sids import NOTE, release_to_follow
+from flows.steps.calendar import days_to_process
+from flows.steps.produce import run_key
+from flows.steps.registry import Entry, Registry
 from plumline import artifact
 from plumline.errors import InputError
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from features.histories import read_queries
-from models.examples import Examples, ExamplesBuilder
+from models.corpus.examples import Examples, ExamplesBuilder
 from plumline.artifact import write_json
 from plumline.schema import HISTORIES, ITEMS, QUERIES, conform
 from plumline.tables import write_parquet
@@ -41,13 +41,14 @@ class World:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """Random SIDs of 4 x 3 x 3 codes (some shared), three retired items, a random Llama, eight users."""
-    from models.index import IndexParams
-    from models.index import run as run_index
-    from models.language import LanguageParams, build_language_model, save_language_model
-    from models.quantizer import Quantizer
-    from models.sid_table import SidTable
-    from models.vocabulary import Vocabulary, VocabularyParams
-    from models.vocabulary import run as run_vocabulary
+    from models.language.model import LanguageParams, build_language_model, save_language_model
+    from models.language.vocabulary import VocabularyParams
+    from models.language.vocabulary import run as run_vocabulary
+    from models.language.words import Vocabulary
+    from models.retrieval.index import IndexParams
+    from models.retrieval.index import run as run_index
+    from models.semantic_ids.frozen_quantizer import Quantizer
+    from models.semantic_ids.table import SidTable
     from plumline.sid import SidSpace
 
     folder = tmp_path_factory.mktemp("world")

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from models.beam_check import Certificate
-from models.sid_table import SidTable
+from models.retrieval.beam_check import Certificate
+from models.semantic_ids.table import SidTable
 from plumline import artifact
 from plumline.sid import SidSpace
 from plumline.tables import write_parquet

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from models.beam_check import SCORE_TOLERANCE
+from models.retrieval.beam_check import SCORE_TOLERANCE
 from monitoring.alerts import (
     ALERT_NAMES,
     WATCHED,

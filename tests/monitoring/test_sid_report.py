@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from models.sid_table import SidTable
-from models.sids import describe_table
+from models.semantic_ids.sids import describe_table
+from models.semantic_ids.table import SidTable
 from monitoring.sid_report import gather_sid_report
 from plumline import artifact
 from plumline.errors import CorruptArtifactError

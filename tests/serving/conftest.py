@@ -124,9 +124,10 @@ def write_real_parts(folder: Path, seed: int, num_items: int = 60) -> Path:
     import numpy as np
     import pyarrow as pa
 
-    from models import index, vocabulary
-    from models.language import LanguageParams, build_language_model, save_language_model
-    from models.sid_table import SidTable
+    from models.language import vocabulary
+    from models.language.model import LanguageParams, build_language_model, save_language_model
+    from models.retrieval import index
+    from models.semantic_ids.table import SidTable
     from plumline.schema import HISTORIES, ITEMS
     from plumline.sid import SidSpace
     from plumline.tables import write_parquet

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from features.online import OnlineUser
-from models.beam import Choice
-from models.retriever import Hit, Request
+from models.retrieval.beam import Choice
+from models.retrieval.retriever import Hit, Request
 from plumline.errors import InputError, MixedReleaseError
 from serving.recommender import MAX_K, Recommendation, Recommender
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from models.beam import Choice
+from models.retrieval.beam import Choice
 from serving.pointers import add_tombstones, promote, rollback
 from serving.recommender import Recommender
 from serving.traffic import read_traffic

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from models.baselines.item_knn import ItemKnn
-from models.sids import digit_of
+from models.semantic_ids.sids import digit_of
 
 
 def slow_scores(lists: list[list[str]], query: list[str], window: int, decay: float, last: int) -> dict[str, float]:

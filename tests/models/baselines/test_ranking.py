@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from models.baselines.ranking import encode, rank_items, read_events, recent_items
-from models.sids import digit_of
+from models.semantic_ids.sids import digit_of
 
 
 @given(st.integers(1, 12), st.integers(1, 14), st.integers(0, 2**32 - 1))

@@ -10,7 +10,7 @@ import torch
 
 from models.baselines.ranking import read_events
 from models.baselines.sasrec import _IGNORED, SasRec, SasRecModel, _windows
-from models.sids import digit_of
+from models.semantic_ids.sids import digit_of
 from plumline.errors import InputError
 
 ITEMS = [f"i{number:02d}" for number in range(12)]

@@ -1,0 +1,162 @@
+"""dvc.yaml → Prefect tasks: each stage runs as one task in a process of its own.
+
+Whether a stage has anything to do is the stage's own knowledge (the key in its manifest), so a rerun is cheap and there
+is no second cache to disagree. A stage that was killed by a signal is tried again; one that failed or refused is not.
+"""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from prefect import task
+
+from flows.steps.graph import Stage
+from plumline.errors import PlumlineError, RefusedError
+from plumline.settings import child_environment, get_settings
+from plumline.stage import CODE_ROOT, die_with_parent, say
+
+PARALLEL = ("cpt", "sft")
+"""Stages that know how to share their work among processes."""
+
+
+class StageFailed(PlumlineError):  # noqa: N818  a state, named as Prefect names it
+    """A stage ended with exit code 1."""
+
+
+class StageKilled(PlumlineError):  # noqa: N818
+    """A stage was ended by a signal: out of memory, a machine going down, kill -9. Worth another try."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A stage that is done. seconds: wall time of this run. skipped: its key was finished already."""
+
+    stage: str
+    seconds: float
+    skipped: bool
+
+
+def _was_killed(task: Any, run: Any, state: Any) -> bool:
+    try:
+        state.result()
+    except StageKilled:
+        return True
+    except Exception:
+        return False
+    return False
+
+
+@task(
+    task_run_name="{name}", retries=2, retry_delay_seconds=[2, 20], retry_condition_fn=_was_killed, persist_result=False
+)
+def run_stage(name: str, argv: list[str], home: str) -> Finished:
+    """Run one stage. Raises RefusedError (exit 2), StageFailed (exit 1) or StageKilled with the stage's last word."""
+    return execute(name, argv, Path(home))
+
+
+def execute(name: str, argv: list[str], home: Path) -> Finished:
+    """`run_stage` without Prefect."""
+    began = time.perf_counter()
+    log_path = home / "artifacts" / "logs" / f"{name}.log"
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    python_path = os.pathsep.join(filter(None, [str(CODE_ROOT), os.environ.get("PYTHONPATH", "")]))
+    interval = "0.2" if sys.stderr.isatty() else "10"  # progress bars in a log file, but not ten lines a second
+    with log_path.open("ab") as log:
+        process = subprocess.Popen(
+            argv,
+            cwd=home,
+            env=child_environment(PYTHONPATH=python_path, PYTHONUNBUFFERED="1", TQDM_MININTERVAL=interval),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            preexec_fn=die_with_parent,
+        )
+        assert process.stdout is not None
+        tail = _Tee(process.stdout, log)
+        try:
+            code = process.wait(timeout=get_settings().stage_timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise StageFailed(
+                f"{name}: not done after {get_settings().stage_timeout_s} s (PLUMLINE_STAGE_TIMEOUT_S); see {log_path}"
+            ) from None
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            process.wait()
+            tail.join()
+    seconds = time.perf_counter() - began
+    last = tail.last_line()
+    if code < 0:
+        raise StageKilled(f"{name}: ended by {signal.Signals(-code).name}; see {log_path}")
+    if code == 2:
+        raise RefusedError(last or f"{name}: refused; see {log_path}")
+    if code != 0:
+        raise StageFailed(f"{last or name}; see {log_path}")
+    return Finished(name, seconds, skipped="already done" in last)
+
+
+def run_stages(graph: dict[str, Stage], names: list[str], values: dict[str, str], home: Path) -> list[Finished]:
+    """Run stages in order inside a flow, one task each."""
+    return [run_stage(name, launched(name, graph[name].argv(sys.executable, values)), str(home)) for name in names]
+
+
+def launched(name: str, argv: list[str]) -> list[str]:
+    """The command of a stage that trains, in as many processes as the settings say; any other as it is.
+
+    argv: interpreter, -m, module, arguments.
+    """
+    processes = get_settings().processes
+    if processes == 1 or name not in PARALLEL:
+        return argv
+    return [*argv[:2], "models.training.processes", str(processes), *argv[2:]]
+
+
+@contextmanager
+def workspace_lock(home: Path) -> Iterator[None]:
+    """Hold the one right to write artifacts/. A second run waits for the first and then finds its work done."""
+    path = home / "artifacts" / ".lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            say(f"another run (process {file.read().strip()}) is at work in {home.resolve()}; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        file.truncate()
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+class _Tee(threading.Thread):
+    """Copy a stage's output to our stderr and its log as it comes (progress bars included); remember its end."""
+
+    def __init__(self, source: IO[bytes], log: IO[bytes]) -> None:
+        super().__init__(daemon=True)
+        self._source, self._log, self._tail = source, log, b""
+        self.start()
+
+    def run(self) -> None:
+        for block in iter(lambda: self._source.read1(4096), b""):  # type: ignore[attr-defined]
+            self._log.write(block)
+            sys.stderr.write(block.decode(errors="replace"))
+            sys.stderr.flush()
+            self._tail = (self._tail + block)[-8192:]
+        self._source.close()
+
+    def last_line(self) -> str:
+        lines = [line for line in self._tail.decode(errors="replace").replace("\r", "\n").split("\n") if line.strip()]
+        return lines[-1].strip() if lines else ""

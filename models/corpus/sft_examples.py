@@ -1,0 +1,235 @@
+"""Examples of fine-tuning (PLUM 2.3, eq. 3): a window of a user's history as one tree of tokens.
+
+The trunk is the history; where a new day begins a branch leaves it that holds the rest of the prompt and then, each as
+a branch of its own, the items of that day. The path from the root to a target is token by token what `render_prompt`
+gives a server that is asked at that moment.
+
+Equation 3 weighs a target by its reward; as in the paper, targets are drawn by it instead and count the same in the
+loss. What was not drawn still stands in the trunk: it tells something about the user. A day without any target drawn
+has no branch, a user without any no window, so nothing is computed for them.
+
+A branch of a day may hold further targets, items that a training-free teacher would recommend
+(models/corpus/teacher.py).
+
+The daily increment trains on the windows of the last `recent_days` and on a share of the others. What is new and what
+is older never share a window: in a `recent` one only events of those days are targets, and the older days of the same
+user are windows of their own, replayed by chance like everybody's. So an increment sees every new target once and
+every older one with the same probability, however often its user comes back.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from models.corpus.examples import Examples, ExamplesBuilder
+from models.corpus.material import MS_PER_DAY, CorpusParams, Material
+from models.corpus.teacher import Teacher, draw
+from models.language.prompt import Profile, render_head, render_tail
+from plumline.errors import InputError
+
+_NOTHING = np.zeros(0, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Window:
+    """One example. The trunk holds the events [start, stop).
+
+    branches: events at which branches leave, ascending, at most `stop`; the event there is a target of the branch.
+    recent: whether its targets are those of the recent days, or those of the days before.
+    """
+
+    start: int
+    stop: int
+    branches: tuple[int, ...]
+    recent: bool
+
+
+def sft_examples(params: CorpusParams, material: Material, last_day: int, rng: np.random.Generator) -> Examples:
+    """Windows of all users as trees; `kind` by what its targets are, `weight` by the last one's age.
+
+    last_day: as_of, in days since 1970. Raises InputError if no event has a reward, or max_tokens holds no prompt.
+    """
+    words, events = material.words, material.events
+    writer = _TreeWriter(params, material, last_day, rng)
+    builder = ExamplesBuilder()
+    for user, user_id in enumerate(tqdm(events.user_ids, desc="corpus: windows", unit=" users", mininterval=1.0)):
+        profile = Profile.render(words, material.profiles.get(user_id, {}))
+        for window in writer.windows(int(events.user_starts[user]), int(events.user_starts[user + 1]), profile):
+            age = last_day - int(writer.days[window.branches[-1]])
+            kind = "recent" if window.recent else "replay" if rng.random() < params.replay_share else "older"
+            builder.add_tree(*writer.tree(window, profile), kind, 0.5 ** (age / params.half_life_days))
+    return builder.build()
+
+
+class _TreeWriter:
+    """Cuts histories into windows and writes a window as tokens, spans and targets."""
+
+    def __init__(self, params: CorpusParams, material: Material, last_day: int, rng: np.random.Generator) -> None:
+        self.params, self.rng = params, rng
+        self.words, self.events, self.stream = material.words, material.events, material.stream
+        self.levels = self.words.space.num_levels
+        self.longest = self.words.shape.max_history
+        self.sid_ids = self.words.sid_token_ids(material.sids.codes).astype(np.int32)
+        # Which events are targets, whether of a branch or of the trunk. From a generator of its own: where all events
+        # are worth the same, everything else is drawn as if there were no rewards.
+        self.drawn = draw_targets(self.events.rewards, params.reward_cap, rng.spawn(1)[0])
+        self.drawn_before = np.concatenate([[0], np.cumsum(self.drawn)])
+        self.trunk_loss = np.repeat(self.drawn, np.diff(self.stream.starts)) if params.trunk_loss else None
+        self.first_recent = (last_day - params.recent_days + 1) * MS_PER_DAY
+        self.days = self.events.timestamps // MS_PER_DAY
+        # Event → the first event behind it that is of another day or user.
+        self.begins_day = self.events.firsts | np.diff(self.days, prepend=-1).astype(bool)
+        borders = np.flatnonzero(self.begins_day)
+        self.day_stop = np.repeat(np.append(borders[1:], len(self.days)), np.diff(np.append(borders, len(self.days))))
+        self.taught = self._ask_teacher(material) if params.taught_targets else {}
+        template = self.words.shape.template
+        # A context item that stands before the history is another one for every branch: no trunk can be shared.
+        self.shared = "context" not in template or template.index("context") > template.index("history")
+        needed = (
+            2 * self._frame(self.words.shape.max_profile_tokens)
+            + self.longest * (self.levels + 1)
+            + (params.day_targets + params.taught_targets) * self.levels
+        )
+        if params.max_tokens < needed:
+            raise InputError(
+                f"corpus.max_tokens {params.max_tokens} cannot hold a prompt of {self.longest} items and its targets; "
+                f"give {needed}, or lower vocabulary.max_history or corpus.day_targets"
+            )
+
+    def _ask_teacher(self, material: Material) -> dict[int, np.ndarray]:
+        """Event that begins a day → rows of items to recommend before it; nothing where the teacher knows nothing."""
+        places = np.flatnonzero(self.begins_day & ~self.events.firsts)
+        texts = [
+            " ".join(filter(None, (column.get(row) for column in material.texts.values())))
+            for row in range(len(material.sids.item_ids))
+        ]
+        teacher = Teacher.fit(self.events.rows, self.events.user_starts, texts, self.params.teacher)
+        found = teacher.candidates(self.events.rows, self.events.user_starts, places - 1)
+        drawn = draw(*found, self.params.taught_targets, self.rng.spawn(1)[0])
+        return {place: np.unique(rows) for place, rows in zip(places.tolist(), drawn, strict=True) if rows[0] >= 0}
+
+    def windows(self, begin: int, end: int, profile: Profile) -> list[Window]:
+        """Windows of one user's events [begin, end), latest first.
+
+        Every new day with a target is a branch of exactly one window, of the latest that can hold it; the very first
+        day is one with an empty history.
+        """
+        pending = (begin + 1 + np.flatnonzero(self.begins_day[begin + 1 : end])).tolist()
+        if not pending:  # one day is all there is: its last item, given those before it
+            pending = (begin + 1 + np.flatnonzero(self.drawn[begin + 1 : end])[-1:]).tolist()
+        pending = [event for event in pending if self._num_drawn(event)]
+        recent = begin + int(np.searchsorted(self.events.timestamps[begin:end], self.first_recent))
+        new = [event for event in pending if event >= recent]
+        old = pending[: len(pending) - len(new)]
+        return self._cut(begin, recent, end, new, profile) + self._cut(begin, begin, recent, old, profile)
+
+    def _cut(self, begin: int, first: int, end: int, pending: list[int], profile: Profile) -> list[Window]:
+        """Windows whose targets lie in [first, end), for the branches `pending`; histories begin with `begin`."""
+        found: list[Window] = []
+        frame = self._frame(len(profile.token_ids))
+        recent = first < end and bool(self.events.timestamps[first] >= self.first_recent)
+        while pending:
+            stop = pending[-1]
+            if recent and not found and self.shared and self.trunk_loss is not None:
+                # No later window has the newest day in its trunk, so its items would be targets of a few branches only.
+                stop = min(int(self.day_stop[stop]), stop + self.longest // 2)
+            start = max(begin, stop - self.longest)
+            last_token = self.stream.starts[min(stop + 1, len(self.stream.starts) - 1)]
+            room = self.params.max_tokens - frame - int(last_token - self.stream.starts[start])
+            branches: list[int] = []
+            while pending and pending[-1] > start and (self.shared or not branches):
+                cost = frame + self.levels * self._most_targets(pending[-1])
+                if branches and cost > room:
+                    break
+                room -= cost
+                branches.append(pending.pop())
+            extra = [begin] if start == begin == first else []
+            low, high = max(start + 1, first), min(stop + 1, end)
+            within = self.rng.integers(low, high, self.params.session_branches if low < high else 0)
+            extra += within[~self.begins_day[within]].tolist()
+            for event in extra if self.shared else []:
+                cost = frame + self.levels * self._most_targets(event)
+                if event not in branches and cost <= room and self._num_drawn(event):
+                    room -= cost
+                    branches.append(event)
+            found.append(Window(start, stop, tuple(sorted(branches)), recent))
+        return found
+
+    def tree(self, window: Window, profile: Profile) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Tokens, spans and targets of a window, each (t,)."""
+        words, stream = self.words, self.stream
+        context = [] if self.shared else self.sid_ids[self.events.rows[window.branches[0] - 1]].tolist()
+        head = np.array(render_head(words, profile, context), dtype=np.int32)
+        tokens, span, loss = [head], [np.zeros(len(head), dtype=np.int32)], [np.zeros(len(head), dtype=np.int8)]
+        at = int(stream.starts[window.start + 1]) - self.levels  # a first item has no gap before it
+        first_target = int(np.searchsorted(self.events.timestamps[window.start : window.stop], self.first_recent))
+        first_target = int(stream.starts[window.start + first_target]) if window.recent else 0
+
+        def grow(until: int) -> None:
+            trunk = stream.tokens[at:until]
+            targets = np.zeros(len(trunk), dtype=np.int8)
+            if self.trunk_loss is not None:
+                targets += self.trunk_loss[at:until] & (trunk >= words.sid_base)
+                targets[: max(0, first_target - at)] = 0
+            tokens.append(trunk)
+            span.append(np.zeros(len(trunk), dtype=np.int32))
+            loss.append(targets)
+
+        for event in window.branches:
+            until = int(stream.starts[event + 1]) - self.levels  # the gap before the target belongs to the trunk
+            grow(until)
+            at = until
+            context = self.sid_ids[self.events.rows[event - 1]].tolist() if event > window.start else []
+            tail = np.array(render_tail(words, profile, context), dtype=np.int32)
+            rows = np.concatenate([self._targets(event), self.taught.get(event, _NOTHING)])
+            items = self.sid_ids[rows].reshape(-1)
+            tokens += [tail, items]
+            span.append(np.arange(len(tail) + len(items), len(items), -1, dtype=np.int32))
+            span.append(np.tile(np.arange(self.levels, 0, -1, dtype=np.int32), len(items) // self.levels))
+            loss += [np.zeros(len(tail), dtype=np.int8), np.ones(len(items), dtype=np.int8)]
+        grow(int(stream.starts[window.stop]))  # nothing is left where the last branch leaves at `stop`
+        joined = np.concatenate(span)
+        trunk_place = joined == 0
+        joined[trunk_place] = len(joined) - np.flatnonzero(trunk_place)
+        return np.concatenate(tokens), joined, np.concatenate(loss)
+
+    def _frame(self, num_profile_tokens: int) -> int:
+        """Most tokens of a prompt beside its history: <user> …, <context> sid, two more."""
+        return 4 + num_profile_tokens + self.levels
+
+    def _num_drawn(self, event: int) -> int:
+        """Events of a branch that are targets: of the day that begins at `event`, else the event alone."""
+        until = int(self.day_stop[event]) if self.begins_day[event] else event + 1
+        return int(self.drawn_before[until] - self.drawn_before[event])
+
+    def _most_targets(self, event: int) -> int:
+        return min(self.params.day_targets, self._num_drawn(event)) + len(self.taught.get(event, _NOTHING))
+
+    def _targets(self, event: int) -> np.ndarray:
+        """Rows of a branch's targets: drawn items of the day that begins at `event`, else the event's alone."""
+        if not self.begins_day[event]:
+            return self.events.rows[event : event + 1]
+        day = slice(event, int(self.day_stop[event]))
+        rows = self.events.rows[day][self.drawn[day]]
+        distinct = rows[np.sort(np.unique(rows, return_index=True)[1])]
+        if len(distinct) <= self.params.day_targets:
+            return distinct
+        return distinct[np.sort(self.rng.choice(len(distinct), self.params.day_targets, replace=False))]
+
+
+def draw_targets(rewards: np.ndarray, cap: float, rng: np.random.Generator) -> np.ndarray:
+    """Which events are targets, each with probability reward / (quantile `cap` of the rewards above 0), at most 1.
+
+    rewards: (E,). Returns (E,) bool; never True where the reward is not above 0, always where all rewards are the same
+    and above 0. Raises InputError if no reward is above 0.
+    """
+    worth = np.where(rewards > 0, rewards, 0.0).astype(np.float64)  # no reward (NaN) is none
+    positive = worth[(worth > 0) & np.isfinite(worth)]
+    if not len(positive):
+        if not len(rewards):
+            return np.zeros(0, dtype=bool)
+        raise InputError(f"none of {len(rewards)} events has a reward above 0; change histories.reward")
+    most = np.quantile(positive, cap, method="inverted_cdf")
+    drawn: np.ndarray = rng.random(len(worth)) < np.minimum(worth, most) / most
+    return drawn

@@ -1,0 +1,316 @@
+"""Stage `scores`: what the fine-tuned model would have shown on the days after as_of, against what users then took.
+
+    reads   catalog, histories (histories, queries, last_events), sids, vocabulary, sft (weights/), index,
+            base (scores/, if any)
+    writes  scores.json, predictions.parquet (user_id, day, item_ids: the model's top 10, seen items not masked)
+    run     python -m models.evaluation.scores --params recipes/cpu_tiny.yaml --catalog … --histories … --sids … \\
+                --vocabulary … --sft … --index … --base= --seed 17 --out artifacts/scores
+
+A query is a user and a held-out day: the history is what was known before that day, relevant are the distinct items of
+that day, and every live item is ranked (nothing is sampled). Models stay as they were at as_of; only histories
+grow from day to day. Two protocols, because the difference between them is large wherever things are bought twice:
+
+    seen_masked    items of the history are taken out of the ranking and out of the relevant ones; queries of which
+                   nothing relevant remains are left out
+    not_masked     nothing is taken out
+
+Under `leave_one_out` stand the same figures of a sample of users asked for their last held-out event alone, who are
+known up to it (what benchmarks of sequential recommendation ask; here no model has learned from anything after as_of).
+
+SASRec takes a minute to train, so it is trained for a bootstrap only; with a base its figures are the base's, with
+`from`: the as_of for which they were measured. The other baselines are fitted anew every time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from models.evaluation import metrics
+from models.evaluation.metrics import Estimate
+from models.evaluation.queries import PLAIN, PROTOCOLS, K, Query, Ranker, Ruler, Task, draw, read_sample
+from models.evaluation.slices import group_items, measure_by_sid, measure_slices
+from plumline.artifact import read_json, write_json
+from plumline.settings import get_settings
+from plumline.stage import Params, hash_seed, main, say
+from plumline.tables import column, write_parquet
+
+if TYPE_CHECKING:
+    from features.catalog import Catalog
+    from models.retrieval.beam_check import Certificate
+    from models.retrieval.retriever import Request, Retriever
+
+_SCORES = "scores.json"
+_PROTOCOL = (
+    "user-days after as_of, item level, full ranking over live items; recall@10 = hits / min(10, relevant); "
+    "standard errors by bootstrap over users"
+)
+
+
+class ScoresParams(Params):
+    """How much is measured, and against what."""
+
+    width: int = Field(default=50, ge=K)
+    """Beams of a search."""
+    max_queries: int = Field(default=1500, ge=1)
+    """Queries scored; more are drawn from by the seed."""
+    leave_one_out_queries: int = Field(default=300, ge=0)
+    """Users asked for their last held-out event, given all before it; 0: that protocol is left out."""
+    hallucination_queries: int = Field(default=200, ge=1)
+    """Queries that are also searched without the index, for the hallucination rate."""
+    beam_check_queries: int = Field(default=10, ge=0)
+    """Queries of which every SID is scored exactly, to see what the beams miss; 0: none."""
+    beam_check_max_sids: int = Field(default=100_000, ge=1)
+    """SIDs of the index above which that is left out: each query sends all of them through the model."""
+    bootstrap_samples: int = Field(default=1000, ge=2)
+    """Samples behind a standard error."""
+    popularity_half_life_days: float | None = Field(default=14.0, gt=0)
+    """Age at which an event counts half for popularity; null: all events count one."""
+    knn_half_life_days: float | None = Field(default=30.0, gt=0)
+    """The same for the pairs of the sequential item-kNN."""
+    knn_window: int = Field(default=3, ge=1)
+    """Steps within which one item follows another for the item-kNN."""
+    knn_decay: float = Field(default=0.8, gt=0, le=1)
+    """Weight lost a step, between the items of a pair and back through a query's history."""
+    text_baselines: bool = True
+    """Also text kNN, its sum with the item-kNN, and STAR (on TF-IDF vectors), where an item has a word."""
+    knn_text_weight: float = Field(default=0.03, ge=0)
+    """What a cosine of 1 is worth in the sum, in (aged, decayed) counts of the item-kNN: text orders equals."""
+    sasrec_steps: int = Field(default=0, ge=0)
+    """Training steps of SASRec; 0 leaves it out."""
+    sasrec_half_life_days: float | None = Field(default=60.0, gt=0)
+    """Age at which a window of a history is drawn half as often for SASRec; null: all equally."""
+
+
+def read_scores(folder: Path) -> dict[str, Any]:
+    """Contents of a scores artifact's scores.json. `num_queries` 0: nothing was measured, there are no methods."""
+    return read_json(folder / _SCORES)
+
+
+def run(
+    params: ScoresParams,
+    *,
+    catalog: Path,
+    histories: Path,
+    sids: Path,
+    vocabulary: Path,
+    sft: Path,
+    index: Path,
+    base: Path | None,
+    seed: int,
+    out: Path,
+) -> None:
+    """Score the model and the baselines on the held-out days. Nothing held out: num_queries 0 and no methods."""
+    from features.catalog import Catalog
+    from features.histories import item_counts, read_histories
+    from models.language.model import pick_device
+    from models.retrieval.retriever import Retriever
+
+    as_of = date.fromisoformat(read_json(histories / "stats.json")["as_of"])
+    queries = read_sample(histories, params.max_queries, seed)
+    scores: dict[str, Any] = {
+        "as_of": as_of.isoformat(),
+        "protocol": _PROTOCOL,
+        "num_queries": len(queries),
+        "num_users": len({query.user_id for query in queries}),
+    }
+    if not queries:
+        say(f"scores: no held-out day after {as_of} has queries; nothing is measured (the gate will not pass this)")
+        write_json(out / _SCORES, {**scores, "methods": {}, "slices": {}, "daily": []})
+        write_parquet(out / "predictions.parquet", _predictions([], []))
+        return
+    _use_few_threads()
+    retriever = Retriever.load(
+        vocabulary=vocabulary, sids=sids, weights=sft / "weights", index=index, catalog=catalog, device=pick_device()
+    )
+    known = Catalog.load(catalog)
+    ruler = Ruler(hash_seed(seed, "bootstrap"), params.bootstrap_samples)
+    tasks = {protocol: Task.of(queries, protocol) for protocol in PROTOCOLS}
+
+    # 1. The model.
+    ranked, unknown = _ask_model(retriever, known, tasks, params.width)
+    scores["num_unknown_history_items"] = unknown
+    scores["num_invalid"] = _count_invalid(tasks, ranked, frozenset(known.live_ids()))
+    hallucination = _hallucination_rate(retriever, known, queries, params, seed, ruler)
+    scores["hallucination_rate"], scores["hallucination_rate_se"] = hallucination.mean, hallucination.standard_error
+    if params.beam_check_queries and (certificate := _certificate(retriever, known, queries, params, seed)):
+        scores["beam"] = certificate.to_json()
+    counts = metrics.impressions(ranked[PLAIN])
+    scores["coverage"] = metrics.coverage(counts, len(retriever.live_items))
+    scores["effective_vocabulary"] = metrics.effective_vocabulary(counts)
+    groups = group_items(known.items, item_counts(histories), as_of)
+    scores["slices"] = measure_slices(ruler, tasks, ranked, groups)
+    scores["sid_level"] = measure_by_sid(ruler, tasks, ranked, retriever.codes_of)
+    scores["daily"] = _daily(ruler, tasks[PLAIN], ranked[PLAIN])
+    methods = {"model": {p: ruler.measure(tasks[p].queries, ranked[p], tasks[p].relevant) for p in PROTOCOLS}}
+
+    # 2. The baselines, on the same queries and the same items.
+    item_ids = sorted(retriever.live_items)
+    rankers = fit_baselines(params, read_histories(histories), item_ids, known.items, base, seed)
+    for name, ranker in rankers.items():
+        methods[name] = _measure_baseline(ruler, tasks, ranker)
+    if base is not None and "sasrec" in (before := read_scores(base / "scores"))["methods"]:
+        methods["sasrec"] = {"from": before["as_of"], **before["methods"]["sasrec"]}  # an older `from` stays
+    scores["methods"] = methods
+    if params.leave_one_out_queries:
+        scores["leave_one_out"] = _leave_one_out(params, histories, retriever, known, rankers, ruler, seed)
+
+    write_json(out / _SCORES, scores)
+    write_parquet(out / "predictions.parquet", _predictions(tasks[PLAIN].queries, ranked[PLAIN]))
+    for name, figures in methods.items():
+        shown = ", ".join(f"{p} {figures[p].get(f'recall@{K}', 0):.4f}" for p in PROTOCOLS)
+        say(f"scores: {name} recall@{K} {shown}")
+
+
+def _measure_baseline(ruler: Ruler, tasks: dict[str, Task], ranker: Ranker) -> dict[str, Any]:
+    return {p: ruler.measure(task.queries, task.rank(ranker), task.relevant) for p, task in tasks.items()}
+
+
+def _leave_one_out(
+    params: ScoresParams,
+    histories: Path,
+    retriever: Retriever,
+    known: Catalog,
+    rankers: dict[str, Ranker],
+    ruler: Ruler,
+    seed: int,
+) -> dict[str, Any]:
+    """Figures of every method that was fitted now, of users asked for their last held-out event."""
+    queries = read_sample(histories, params.leave_one_out_queries, seed, last_events=True)
+    tasks = {protocol: Task.of(queries, protocol) for protocol in PROTOCOLS}
+    ranked, _ = _ask_model(retriever, known, tasks, params.width)
+    model = {p: ruler.measure(task.queries, ranked[p], task.relevant) for p, task in tasks.items()}
+    baselines = {name: _measure_baseline(ruler, tasks, ranker) for name, ranker in rankers.items()}
+    return {"num_queries": len(queries), "methods": {"model": model, **baselines}}
+
+
+def _use_few_threads() -> None:
+    """PLUMLINE_THREADS, or one: a second thread gains such small batches 7%, and costs tenfold where it has to wait."""
+    import torch
+
+    torch.set_num_threads(get_settings().threads or 1)
+
+
+def fit_baselines(
+    params: ScoresParams, histories: pa.Table, item_ids: list[str], items: pa.Table, base: Path | None, seed: int
+) -> dict[str, Ranker]:
+    """Every baseline that is to be fitted now, by its name in scores.json. items: the catalogue's, for their text."""
+    from models.baselines.item_knn import ItemKnn
+    from models.baselines.knn_sum import KnnSum
+    from models.baselines.popularity import Popularity
+    from models.baselines.star import Star, text_vectors
+    from models.baselines.text_knn import TextKnn, has_words
+
+    popularity = Popularity.fit(histories, item_ids, half_life_days=params.popularity_half_life_days)
+    item_knn = ItemKnn.fit(
+        histories,
+        item_ids,
+        window=params.knn_window,
+        decay=params.knn_decay,
+        half_life_days=params.knn_half_life_days,
+    )
+    rankers: dict[str, Ranker] = {"popularity": popularity.rank, "item_knn": item_knn.rank}
+    if params.text_baselines and has_words(items, item_ids):
+        text_knn = TextKnn.fit(histories, item_ids, items, decay=params.knn_decay)
+        rankers["text_knn"] = text_knn.rank
+        rankers["knn_sum"] = KnnSum(item_knn, text_knn, params.knn_text_weight).rank
+        rankers["star"] = Star.fit(histories, item_ids, column(items, "item_id"), text_vectors(items)).rank
+    if params.sasrec_steps and base is None:
+        from models.baselines.sasrec import SasRec
+
+        rankers["sasrec"] = SasRec.fit(
+            histories,
+            item_ids,
+            steps=params.sasrec_steps,
+            seed=hash_seed(seed, "sasrec"),
+            half_life_days=params.sasrec_half_life_days,
+        ).rank
+    return rankers
+
+
+def _requests(known: Catalog, queries: Sequence[Query]) -> list[Request]:
+    from models.language.words import read_profiles
+
+    profiles = read_profiles(known)
+    return [query.request(profiles.get(query.user_id, {})) for query in queries]
+
+
+def _ask_model(
+    retriever: Retriever, known: Catalog, tasks: dict[str, Task], width: int
+) -> tuple[dict[str, list[list[str]]], int]:
+    """The model's lists of every protocol, and how many history items had no SID.
+
+    Each protocol is a search of its own: what must not come back is closed to the beams, as in serving.
+    """
+    queries = tasks[PLAIN].queries
+    requests = _requests(known, queries)
+    place = {id(query): number for number, query in enumerate(queries)}
+    ranked = {}
+    for protocol, task in tasks.items():
+        numbers = [place[id(query)] for query in task.queries]
+        asked = [replace(requests[n], exclude=seen) for n, seen in zip(numbers, task.exclude, strict=True)]
+        ranked[protocol] = [[hit.item_id for hit in hits] for hits in retriever.retrieve(asked, K, width)]
+    return ranked, sum(retriever.prompt(request).num_unknown for request in requests)
+
+
+def _count_invalid(tasks: dict[str, Task], ranked: dict[str, list[list[str]]], live: frozenset[str]) -> int:
+    """Recommended items that are not live, excluded, or repeated. Asks the catalogue, not the index. Must be 0."""
+    num_invalid = 0
+    for protocol, task in tasks.items():
+        for items, exclude in zip(ranked[protocol], task.exclude, strict=True):
+            num_invalid += len(items) - len((set(items) & live) - exclude)
+    return num_invalid
+
+
+def _hallucination_rate(
+    retriever: Retriever, known: Catalog, queries: list[Query], params: ScoresParams, seed: int, ruler: Ruler
+) -> Estimate:
+    """Share of the ten best SIDs, each code of each level allowed, that no live item has."""
+    sample = draw(queries, params.hallucination_queries, hash_seed(seed, "hallucinations"))
+    beams = retriever.beams(_requests(known, sample), params.width, constrained=False)
+    rates = [metrics.hallucination_rate(retriever.epoch.has_sids(one.codes[:K])) for one in beams]
+    users = np.asarray([query.user_id for query in sample])
+    return metrics.bootstrap_mean(np.asarray(rates), users, seed=ruler.seed, num_samples=ruler.num_samples)
+
+
+def _certificate(
+    retriever: Retriever, known: Catalog, queries: list[Query], params: ScoresParams, seed: int
+) -> Certificate | None:
+    """What the beams of a sample of the queries miss; every other query with its seen items masked, as a rule."""
+    from models.retrieval.beam_check import check_beams
+
+    if (num_sids := retriever.epoch.base.index.num_leaves) > params.beam_check_max_sids:
+        say(f"scores: no certificate of the beams: {num_sids:,} SIDs (scores.beam_check_max_sids)")
+        return None
+    sample = draw(queries, params.beam_check_queries, hash_seed(seed, "beam_check"))
+    requests = [
+        replace(request, exclude=query.seen if number % 2 else frozenset())
+        for number, (query, request) in enumerate(zip(sample, _requests(known, sample), strict=True))
+    ]
+    certificate = check_beams(retriever, requests, k=K, width=params.width)
+    say("scores: beams " + "; ".join(" ".join(line.split()) for line in certificate.lines()[2:]))
+    return certificate
+
+
+def _daily(ruler: Ruler, task: Task, ranked: list[list[str]]) -> list[dict[str, Any]]:
+    """The model's figures of each held-out day that has queries, oldest first; seen items are not masked."""
+    rows = task.rows(ranked)
+    days = sorted({query.day for query in task.queries})
+    return [{"day": day.isoformat(), **ruler.measure_rows([row for row in rows if row[0].day == day])} for day in days]
+
+
+def _predictions(queries: Sequence[Query], ranked: Sequence[Sequence[str]]) -> pa.Table:
+    schema = pa.schema({"user_id": pa.string(), "day": pa.date32(), "item_ids": pa.list_(pa.string())})
+    columns = [[query.user_id for query in queries], [query.day for query in queries], list(ranked)]
+    return pa.table(dict(zip(schema.names, columns, strict=True)), schema=schema)
+
+
+if __name__ == "__main__":
+    main(run, section="scores")

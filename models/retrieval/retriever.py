@@ -1,0 +1,272 @@
+"""Requests → items: what the scores stage and the service share, so that what is measured is what is served.
+
+Not a stage. A Retriever holds everything of one release that answers depend on: weights, vocabulary, SIDs and one epoch
+of the index. It never changes after loading: new items and items that go make another one, in milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from models.retrieval.rules import Fresh, Named, Not, Rule, all_of
+from plumline.errors import InputError, MixedReleaseError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import torch
+
+    from models.language.words import Vocabulary
+    from models.retrieval.beam import Beams, Choice
+    from models.retrieval.live_index import Epoch
+    from models.retrieval.trie import Allowed
+
+_MAX_BATCH = 16  # requests of one forward pass; more gains nothing on a CPU
+_MAX_MASK = 1 << 24  # entries of the attention mask of one forward pass (B x K x T), which bounds the memory
+
+
+@dataclass(frozen=True)
+class Request:
+    """Who asks, and what may come back.
+
+    history: (item_id, epoch milliseconds), oldest first; may be empty (a cold user). profile: feature → value.
+    context_item: the item being looked at; None: the last one of the history. at_ms: when, epoch milliseconds; None: a
+    day after the last event. exclude: items that must not come back (seen, blocked). rule: what all of them must
+    fulfil (see `models/retrieval/rules.py`); `seen` in it are the items of the history. now_ms: from when the rule
+    counts ages; None: at_ms.
+    """
+
+    history: Sequence[tuple[str, int]] = ()
+    profile: Mapping[str, str | None] = field(default_factory=dict)
+    context_item: str | None = None
+    at_ms: int | None = None
+    exclude: frozenset[str] = frozenset()
+    rule: Rule | None = None
+    now_ms: int | None = None
+
+    @property
+    def whole_rule(self) -> Rule | None:
+        """The rule, and not to be excluded."""
+        return all_of(self.rule, Not(Named("excluded")) if self.exclude else None)
+
+    @property
+    def sets(self) -> dict[str, Collection[str]]:
+        """Item ids by the names that a rule may use."""
+        return {"seen": {item for item, _ in self.history}, "excluded": self.exclude}
+
+    @property
+    def rule_ms(self) -> int:
+        """From when ages are counted. Raises InputError if the rule wants to know and nobody says."""
+        at_ms = self.now_ms if self.now_ms is not None else self.at_ms
+        if at_ms is None and self.rule is not None and _asks_age(self.rule):
+            raise InputError(f"rule {self.rule}: say when the request is made (now_ms), else nothing has an age")
+        return at_ms or 0
+
+
+def _asks_age(rule: Rule) -> bool:
+    return isinstance(rule, Fresh) or any(_asks_age(part) for part in rule.operands)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One recommended item: its SID's log-probability (items behind one SID share it) and codes, length L."""
+
+    item_id: str
+    score: float
+    codes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A request as token ids. num_unknown: items of its history (and its context item) that have no SID: dropped."""
+
+    token_ids: list[int]
+    num_unknown: int
+
+
+@dataclass(frozen=True, eq=False)
+class Retriever:
+    """See the module's docstring. epoch: the index, as it was when the retriever was made.
+
+    codes_of: SID of every item that has one, retired ones included (they still tell something about a user).
+    """
+
+    model: Any
+    vocabulary: Vocabulary
+    epoch: Epoch
+    codes_of: Mapping[str, tuple[int, ...]]
+    device: torch.device | str
+
+    @staticmethod
+    def load(
+        *,
+        vocabulary: Path,
+        sids: Path,
+        weights: Path,
+        index: Path,
+        catalog: Path,
+        device: torch.device | str,
+        precision: Literal["float32", "bfloat16"] = "float32",
+    ) -> Retriever:
+        """Read the parts of one release. weights: folder of Hugging Face weights (`<sft>/weights`).
+
+        catalog: may be newer than the index; what it says is retired is not returned.
+        Raises MixedReleaseError if the parts cannot belong together, ArtifactError if one cannot be read.
+        """
+        from features.catalog import Catalog
+        from models.language.model import check_vocabulary, load_language_model
+        from models.language.words import Vocabulary
+        from models.retrieval.live_index import Epoch
+        from models.retrieval.segment import Segment
+        from models.semantic_ids.table import SidTable
+
+        words, table, segment = Vocabulary.load(vocabulary), SidTable.load(sids), Segment.load(index)
+        if not tuple(words.space.sizes) == tuple(table.space.sizes) == tuple(segment.index.sizes):
+            raise MixedReleaseError(
+                f"SID levels {words.space.sizes} in {vocabulary}, {table.space.sizes} in {sids}, "
+                f"{segment.index.sizes} in {index}: take all parts from one release"
+            )
+        model = load_language_model(weights, device, precision)
+        check_vocabulary(model, words)
+        if not segment.position_of.keys() <= table.codes_of.keys():
+            raise MixedReleaseError(f"{index} holds items that {sids} does not; take all parts from one release")
+        items = Catalog.load(catalog).items
+        retired = items.filter(items.column("retired")).column("item_id").to_pylist()
+        return Retriever(model, words, Epoch(segment), table.codes_of, device).without(retired)
+
+    def without(self, item_ids: Collection[str]) -> Retriever:
+        """The same without these items, for good."""
+        return replace(self, epoch=self.epoch.remove(item_ids)) if item_ids else self
+
+    def with_items(self, items: pa.Table, codes: np.ndarray) -> Retriever:
+        """The same with further items, or other SIDs of known ones; see `Epoch.add`. codes: (n, L)."""
+        epoch = self.epoch.add(items, codes)
+        new = dict(zip(items.column("item_id").to_pylist(), map(tuple, codes.tolist()), strict=True))
+        if not isinstance(self.codes_of, ChainMap):
+            return replace(self, epoch=epoch, codes_of=ChainMap(new, self.codes_of))  # type: ignore[arg-type]
+        *added, whole = self.codes_of.maps  # the big one is never copied
+        return replace(self, epoch=epoch, codes_of=ChainMap({**ChainMap(*added), **new}, whole))
+
+    @cached_property
+    def live_items(self) -> frozenset[str]:
+        """Every item that can come back."""
+        return frozenset(self.epoch.item_ids())
+
+    def prompt(self, request: Request) -> Prompt:
+        """Token ids of a request, the same that training saw for such a user."""
+        from models.language.prompt import render_prompt
+
+        known = [(self.codes_of[item], time) for item, time in request.history if item in self.codes_of]
+        context = self.codes_of.get(request.context_item) if request.context_item is not None else None
+        num_unknown = len(request.history) - len(known) + (request.context_item is not None and context is None)
+        tokens = render_prompt(
+            self.vocabulary, history=known, profile=request.profile, context=context, at_ms=request.at_ms
+        )
+        return Prompt(tokens, num_unknown)
+
+    def allowed(self, request: Request) -> Allowed | None:
+        """What a request may get; None: everything."""
+        return self.epoch.select(request.whole_rule, at_ms=request.rule_ms, sets=request.sets)
+
+    def count(self, allowed: Allowed | None) -> int:
+        """How many items an answer of `allowed` lets come back, before anything is decoded."""
+        return self.epoch.num_items if allowed is None else len(allowed)
+
+    def explain(self, request: Request) -> str:
+        """One line: how many items each part of a request's rule leaves."""
+        rule = request.whole_rule
+        if rule is None:
+            return f"no rule; the index holds {self.epoch.num_items:,} items"
+        return self.epoch.explain(rule, at_ms=request.rule_ms, sets=request.sets)
+
+    def retrieve(
+        self,
+        requests: Sequence[Request],
+        k: int,
+        width: int,
+        choice: Choice | None = None,
+        allowed: Sequence[Allowed | None] | None = None,
+    ) -> list[list[Hit]]:
+        """The k best items of each request, best first (a sample: as drawn), no repeats, all of them allowed.
+
+        width: beams, at least k are taken. Every beam ends at a SID with an allowed item, so that k items come back
+        whenever k are allowed, and all of those otherwise (but for a choice with a cap). choice: see
+        `models/retrieval/beam.py`. allowed: what `allowed` says of each request, for a caller who has asked already.
+        """
+        if k < 1:
+            raise InputError(f"k {k}: at least 1")
+        if allowed is None:
+            allowed = [self.allowed(request) for request in requests]
+        beams = self._search(requests, max(width, k), allowed, choice)
+        return [self._hits(one, may, k) for one, may in zip(beams, allowed, strict=True)]
+
+    def beams(self, requests: Sequence[Request], width: int, *, constrained: bool = True) -> list[Beams]:
+        """The `width` best SIDs of each request; with constrained=False any codes, whatever the rule."""
+        if not constrained:
+            return self._search(requests, width, None)
+        return self._search(requests, width, [self.allowed(request) for request in requests])
+
+    def _hits(self, beams: Beams, allowed: Allowed | None, k: int) -> list[Hit]:
+        """Items behind the beams, in their order, at most k; behind one SID the newest first."""
+        hits: list[Hit] = []
+        behind = self.epoch.items_behind(beams.codes, allowed, k)
+        for items, codes, score in zip(behind, beams.codes.tolist(), beams.scores.tolist(), strict=True):
+            assert items, "the search returned a SID without an allowed item"
+            hits += [Hit(item, score, tuple(codes)) for item in items[: k - len(hits)]]
+            if len(hits) == k:
+                break
+        return hits
+
+    def _search(
+        self,
+        requests: Sequence[Request],
+        width: int,
+        allowed: Sequence[Allowed | None] | None,
+        choice: Choice | None = None,
+    ) -> list[Beams]:
+        """Beam search in batches of about equally long prompts, so that little padding is computed.
+
+        allowed: None for a search without an index. A request to which nothing is allowed gets no beams.
+        """
+        from tqdm import tqdm
+
+        from models.retrieval.beam import BEST, Beams, beam_search
+        from models.retrieval.trie import Allowed
+
+        if width < 1:
+            raise InputError(f"beam width {width}: at least 1")
+        levels = self.vocabulary.space.num_levels
+        nothing = Beams(np.zeros((0, levels), dtype=np.int64), np.zeros(0, dtype=np.float32))
+        found = dict.fromkeys(range(len(requests)), nothing)
+        prompts = [self.prompt(request).token_ids for request in requests]
+        asked = [n for n in range(len(requests)) if allowed is None or allowed[n] is None or len(allowed[n] or ())]
+        order = sorted(asked, key=lambda number: (len(prompts[number]), number), reverse=True)
+        progress = tqdm(total=len(order), desc=f"beam {width}", unit="request", disable=len(order) < 100 or None)
+        base, delta = self.epoch.base, self.epoch.delta
+        while order:
+            length = len(prompts[order[0]]) + width * (levels - 1)
+            size = max(1, min(_MAX_BATCH, _MAX_MASK // (width * length)))
+            batch, order = order[:size], order[size:]
+            rules = [(allowed[number] if allowed is not None else None) or Allowed() for number in batch]
+            results = beam_search(
+                self.model,
+                [prompts[number] for number in batch],
+                space=self.vocabulary.space,
+                sid_base=self.vocabulary.sid_base,
+                index=None if allowed is None else base.trie(self.device),
+                delta=None if allowed is None or delta is None else delta.trie(self.device),
+                allowed=rules if any(one.base is not None or one.delta is not None for one in rules) else None,
+                width=width,
+                device=self.device,
+                choice=choice or BEST,
+            )
+            found |= dict(zip(batch, results, strict=True))
+            progress.update(len(batch))
+        progress.close()
+        return [found[number] for number in range(len(prompts))]

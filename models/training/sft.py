@@ -1,0 +1,90 @@
+"""Fine-tuning: prompts → the SIDs of what users took next (PLUM 2.3, eq. 3).
+
+reads   corpus (sft.npz), vocabulary, cpt, base
+writes  weights/ (Hugging Face, safetensors), metrics.json, loss.json; beside the artifacts:
+        artifacts/progress/sft.jsonl and, until it is done, sft.checkpoint
+run     python -m models.training.sft --params recipes/cpu_tiny.yaml --corpus … --vocabulary … --cpt … \\
+            --base= --seed 17 --out artifacts/sft
+
+Without a base: `steps` on all examples, from the CPT checkpoint. With one, the daily increment: `daily_steps` on the
+recent and the replayed examples, from the base's weights (`start: previous`) or from the CPT checkpoint (`start: cpt`).
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from models.corpus.examples import Examples
+from models.language.model import check_vocabulary, load_language_model, save_language_model
+from models.language.words import Vocabulary
+from models.training.packing import PROGRESS, LoopParams, checkpoint_of
+from plumline.artifact import read_manifest
+from plumline.errors import MixedReleaseError
+from plumline.stage import Params, hash_seed, main
+
+
+class SftParams(Params):
+    """Fine-tuning, first and daily."""
+
+    start: Literal["cpt", "previous"] = "previous"
+    """Where a daily increment starts: at the CPT checkpoint, or at the base release's weights."""
+    steps: int = Field(default=400, ge=0)
+    """Optimizer steps without a base."""
+    daily_steps: int = Field(default=80, ge=0)
+    """Optimizer steps of a daily increment."""
+    daily_learning_rate: float | None = Field(default=None, gt=0.0)
+    """Learning rate of a daily increment; null takes the loop's."""
+    loop: LoopParams = LoopParams()
+    """The loop."""
+
+
+def run(
+    params: SftParams, *, corpus: Path, vocabulary: Path, cpt: Path, base: Path | None, seed: int, out: Path
+) -> None:
+    """Train on the SFT examples. See the module's docstring.
+
+    Raises MixedReleaseError if the base was trained from another CPT checkpoint than `cpt`.
+    """
+    weights = start_weights(params, cpt, base)
+    from models.training.loop import train, write_metrics
+
+    words, examples = Vocabulary.load(vocabulary), Examples.load(corpus / "sft.npz")
+    model = load_language_model(weights)
+    check_vocabulary(model, words)
+    loop, steps, chosen = params.loop, params.steps, np.arange(examples.num_examples)
+    if base is not None:
+        steps, chosen = params.daily_steps, examples.of_kinds("recent", "replay")
+        loop = loop.model_copy(update={"learning_rate": params.daily_learning_rate or loop.learning_rate})
+    metrics = train(
+        model,
+        examples,
+        loop,
+        chosen=chosen,
+        steps=steps,
+        seed=hash_seed(seed, "sft"),
+        stage="sft",
+        progress_path=PROGRESS / "sft.jsonl",
+        checkpoint=checkpoint_of("sft"),
+        anchor=cpt / "weights",
+    )
+    save_language_model(model, out / "weights")
+    write_metrics(out, {**metrics, "start": "previous" if weights.parent != cpt else "cpt"})
+
+
+def start_weights(params: SftParams, cpt: Path, base: Path | None) -> Path:
+    """The folder of weights to start from; a base must descend from the same CPT checkpoint, whatever the start."""
+    if base is None:
+        return cpt / "weights"
+    wanted, found = read_manifest(cpt).digest, read_manifest(base / "sft").parents.get("cpt")
+    if wanted != found:
+        raise MixedReleaseError(
+            f"{base / 'sft'} was trained from the CPT checkpoint {found}, {cpt} is {wanted}; "
+            "give the base's own cpt, or train anew without a base"
+        )
+    return (cpt if params.start == "cpt" else base / "sft") / "weights"
+
+
+if __name__ == "__main__":
+    main(run, section="sft", unfinished=checkpoint_of("sft"))
