@@ -30,7 +30,7 @@ from features.batches import utc_day
 from features.catalog import Catalog
 from features.lake import EventSnapshot
 from plumline.artifact import write_json
-from plumline.errors import InputError, RefusedError
+from plumline.errors import ArtifactError, InputError, RefusedError
 from plumline.schema import HISTORIES, NUMBERS, PAIRS, QUERIES, conform
 from plumline.stage import Params, main
 from plumline.tables import read_parquet, write_parquet
@@ -281,6 +281,18 @@ def parse_reward(text: str, events: "ir.Table") -> "ir.FloatingValue":
 def read_histories(folder: Path) -> pa.Table:
     """HISTORIES of artifacts/histories, sorted by user_id."""
     return read_parquet(folder / "histories.parquet")
+
+
+def read_some_users(folder: Path, number: int) -> list[str]:
+    """Ids of users with a history, as examples for a person: those with the most events, ties by id; [] if none."""
+    try:
+        table = read_histories(folder)
+    except ArtifactError:
+        return []
+    lengths = pa.table({"user_id": table.column("user_id"), "events": pc.list_value_length(table.column("item_ids"))})
+    order = lengths.sort_by([("events", "descending"), ("user_id", "ascending")])
+    users: list[str] = order.column("user_id")[:number].to_pylist()
+    return users
 
 
 def read_queries(folder: Path) -> pa.Table:

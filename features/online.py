@@ -25,11 +25,12 @@ from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.compute as pc
 from tqdm import tqdm
 
 from plumline import artifact
 from plumline.crash import crash_point
-from plumline.errors import CorruptArtifactError, InputError, MissingArtifactError
+from plumline.errors import ArtifactError, CorruptArtifactError, InputError, MissingArtifactError
 from plumline.settings import get_settings
 from plumline.stage import CODE_ROOT, say
 
@@ -111,8 +112,7 @@ def push_histories(histories: Path, catalog: Path, as_of: date, home: Path) -> O
     histories, catalog: artifacts. Idempotent: the same histories and catalogue are pushed once; a day before the one
     that is online is skipped. Killed half-way, the next push of that day or a later one heals it.
     """
-    digests = [artifact.read_manifest(folder).digest for folder in (histories, catalog)]
-    version = f"{as_of.isoformat()}-{artifact.sha256_json(digests)[:8]}"
+    version = _version_of(histories, catalog, as_of)
     with _push_lock(home):
         online = read_version(home)
         if online is not None and online.as_of > as_of:
@@ -136,6 +136,11 @@ def push_histories(histories: Path, catalog: Path, as_of: date, home: Path) -> O
         return done
 
 
+def _version_of(histories: Path, catalog: Path, as_of: date) -> str:
+    digests = [artifact.read_manifest(folder).digest for folder in (histories, catalog)]
+    return f"{as_of.isoformat()}-{artifact.sha256_json(digests)[:8]}"
+
+
 def _rows(histories: Path, catalog: Path, version: str, as_of: date) -> "pd.DataFrame":
     """One row a user who has a history or a profile."""
     import pandas as pd
@@ -145,10 +150,7 @@ def _rows(histories: Path, catalog: Path, version: str, as_of: date) -> "pd.Data
 
     profiles: dict[str, dict[str, str]] = {}
     for row in Catalog.load(catalog).users.to_pylist():
-        user = row.pop("user_id")
-        profiles[user] = {
-            name: str(value) for name, value in row.items() if value
-        }  # as prompts leave out what is empty
+        profiles[row["user_id"]] = _profile(row)
     table = read_histories(histories)
     columns = [table.column(name).to_pylist() for name in ("user_id", "item_ids", "timestamps")]
     known = {user: (items, times) for user, items, times in zip(*columns, strict=True)}
@@ -243,9 +245,7 @@ class OnlineFeatures:
         except Exception as error:  # whatever driver stands behind Feast, an answer without features beats none
             say(f"online features: reading failed ({type(error).__name__}: {error})")
             return OnlineUser(degraded=True, reason="error")
-        if user.found and not_before is not None and (user.event_ms or 0) < end_of_day_ms(not_before):
-            return OnlineUser(event_ms=user.event_ms, version=user.version, found=True, degraded=True, reason="stale")
-        return user
+        return _unless_stale(user, not_before)
 
     def _read(self, user_id: str) -> OnlineUser:
         values = self._read_row(user_id)
@@ -278,6 +278,67 @@ class OnlineFeatures:
             self._version = read_version(self._home)
             self._version_stamp = (status.st_mtime_ns, status.st_ino)
         return self._version
+
+
+def _unless_stale(user: OnlineUser, not_before: date | None) -> OnlineUser:
+    if user.found and not_before is not None and (user.event_ms or 0) < end_of_day_ms(not_before):
+        return OnlineUser(event_ms=user.event_ms, version=user.version, found=True, degraded=True, reason="stale")
+    return user
+
+
+class PushedFeatures:
+    """What was pushed, read from the artifacts that it was pushed from, without the seconds that Feast takes to import.
+
+    For a process that asks for one user and ends. It answers as `OnlineFeatures` does (a test compares the two), while
+    the store holds exactly these artifacts, which their digests in its version say.
+    """
+
+    def __init__(self, home: Path, online: OnlineVersion) -> None:
+        self._home, self._online = home, online
+
+    @classmethod
+    def find(cls, home: Path) -> "PushedFeatures | None":
+        """None if artifacts/ no longer holds what is online; ask `OnlineFeatures` then.
+
+        Raises MissingArtifactError if nothing was pushed yet.
+        """
+        online = read_version(home)
+        if online is None:
+            raise MissingArtifactError(f"{online_folder(home)}: no online features; plumline daily pushes them")
+        folders = [home / "artifacts" / name for name in ("histories", "catalog")]
+        try:
+            version = _version_of(folders[0], folders[1], online.as_of)
+            for folder in folders:
+                artifact.verify(folder)
+        except ArtifactError:
+            return None
+        return cls(home, online) if online.complete and online.version == version else None
+
+    def read(self, user_id: str, timeout_s: float = 0.0, not_before: date | None = None) -> OnlineUser:
+        """As `OnlineFeatures.read`; nothing here can hang, so timeout_s counts for nothing."""
+        from features.catalog import Catalog
+        from features.histories import read_histories
+
+        history = read_histories(self._home / "artifacts" / "histories")
+        history = history.filter(pc.equal(history.column("user_id"), user_id))
+        users = Catalog.load(self._home / "artifacts" / "catalog").users
+        profiles = users.filter(pc.equal(users.column("user_id"), user_id)).to_pylist()
+        if not history.num_rows and not profiles:
+            return OnlineUser()
+        items, times = (history.column(name).to_pylist() for name in ("item_ids", "timestamps"))
+        user = OnlineUser(
+            history=tuple(zip(items[0], times[0], strict=True))[-MAX_HISTORY:] if items else (),
+            profile=_profile(profiles[0]) if profiles else {},
+            event_ms=end_of_day_ms(self._online.as_of),
+            version=self._online.version,
+            found=True,
+        )
+        return _unless_stale(user, not_before)
+
+
+def _profile(row: dict[str, Any]) -> dict[str, str]:
+    """A row of the users as prompts read it: without its id, and without what is empty."""
+    return {name: str(value) for name, value in row.items() if value and name != "user_id"}
 
 
 @contextlib.contextmanager

@@ -98,12 +98,20 @@ def import_closure(module: str) -> tuple[str, ...]:
         if path is None or str(path) in seen:
             continue
         seen.add(str(path))
-        for node in ast.walk(ast.parse((CODE_ROOT / path).read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                queue += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                queue += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        queue += _imported(path)
     return tuple(sorted(seen))
+
+
+@cache
+def _imported(path: Path) -> tuple[str, ...]:
+    """Names that may be modules and that a source file imports anywhere."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse((CODE_ROOT / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return tuple(names)
 
 
 def _module_file(name: str) -> Path | None:

@@ -101,10 +101,12 @@ class Recommender:
         tombstones: frozenset[str] = frozenset(),
         device: str | None = None,
         precision: Literal["float32", "bfloat16"] | None = None,
+        plain: bool = False,
     ) -> "Recommender":
         """Verify a sealed release and load it. Raises the errors of `Release.load`.
 
         device: "cpu", "cuda" …; None takes PLUMLINE_DEVICE. precision: of the weights; None takes PLUMLINE_PRECISION.
+        plain: for a process that answers once and ends; see `Retriever.load`.
         """
         from features.catalog import Catalog
         from models.language.model import pick_device
@@ -122,6 +124,7 @@ class Recommender:
             catalog=release.path("catalog"),
             device=device or pick_device(),
             precision=precision or get_settings().precision,
+            plain=plain,
         )
         retriever.epoch.base.tags.encode()  # now, and not while the first user with a rule waits
         return cls(

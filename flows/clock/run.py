@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from flows.steps.produce import Made
 
 
-def run_bootstrap(home: Path, as_of: str | None) -> list["Made"]:
-    """`plumline bootstrap`: the release it made or found."""
+def run_bootstrap(home: Path, as_of: str | None, *, anew: bool = False) -> list["Made"]:
+    """`plumline bootstrap`: the release it made or found. anew: also if only the code has changed since."""
     if as_of:  # refuse before a server is started
         check_day(home, date.fromisoformat(as_of))
     else:
@@ -26,7 +26,7 @@ def run_bootstrap(home: Path, as_of: str | None) -> list["Made"]:
     with prefect_server(home), _quiet():
         from flows.bootstrap import bootstrap
 
-        return [bootstrap(str(home), as_of)]
+        return [bootstrap(str(home), as_of, anew)]
 
 
 def run_daily(home: Path, as_of: str | None, max_days: int | None) -> list["Made"]:

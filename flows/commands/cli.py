@@ -6,11 +6,14 @@ Vendors are imported inside the verbs, so that `plumline --help` answers at once
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from plumline.errors import PlumlineError
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 
 class _OneLine(click.Group):
@@ -76,12 +79,15 @@ def land(items: Path | None, events: Path | None, users: Path | None, mapping: t
 
 @main.command()
 @_as_of_option
+@click.option(
+    "--anew", is_flag=True, help="Also if a release of this day differs in nothing but the code that made it."
+)
 @_json_option
-def bootstrap(as_of: str | None, as_json: bool) -> None:
+def bootstrap(as_of: str | None, anew: bool, as_json: bool) -> None:
     """Learn everything anew from the events up to a day, and promote the release if the gate agrees."""
     from flows.clock.run import run_bootstrap
 
-    _report_made(run_bootstrap(_home(), _day(as_of)), as_json)
+    _report_made(run_bootstrap(_home(), _day(as_of), anew=anew), as_json)
 
 
 @main.command()
@@ -132,17 +138,21 @@ def status(as_json: bool) -> None:
 @click.option("--history", metavar="ID,ID…", help="Items, oldest first, instead of a user's.")
 @click.option("-k", "num_items", default=10, show_default=True, type=click.IntRange(1, 100), help="How many items.")
 @click.option("--rule", metavar="RULE", help="What every item must fulfil: 'fresh(7d) & ~seen & price < 20'.")
+@click.option("--now", metavar="DATE", help="When fresh(…) of the rule counts from, UTC; default: this moment.")
 @click.option("--max-per-branch", metavar="N", type=click.IntRange(1, 100), help="At most N SIDs with one first code.")
 @click.option("--temperature", metavar="T", type=float, help="A sample of the model's distribution, not the best.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the sample.")
+@click.option("-v", "--verbose", is_flag=True, help="SIDs and scores too.")
 @_json_option
-def recommend(user: str | None, history: str | None, num_items: int, as_json: bool, **options: Any) -> None:
+def recommend(
+    user: str | None, history: str | None, num_items: int, now: str | None, verbose: bool, as_json: bool, **options: Any
+) -> None:
     """Ask the champion for recommendations, in this process."""
     from flows.commands.recommend import recommend as answer_with
 
     items = history.split(",") if history is not None else None
-    answer = answer_with(_home(), user=user, history=items, num_items=num_items, **options)
-    _print(answer.to_json(), as_json, answer.lines())
+    answer = answer_with(_home(), user=user, history=items, num_items=num_items, now=_moment(now), **options)
+    _print(answer.to_json(), as_json, answer.lines(verbose))
 
 
 @main.command()
@@ -304,6 +314,18 @@ def _day(as_of: str | None) -> str | None:
         return None if as_of is None else date.fromisoformat(as_of).isoformat()
     except ValueError:
         raise InputError(f"--as-of {as_of!r} is no date; write one as 2011-10-31") from None
+
+
+def _moment(text: str | None) -> "datetime | None":
+    from datetime import UTC, datetime
+
+    from plumline.errors import InputError
+
+    try:
+        moment = None if text is None else datetime.fromisoformat(text)
+    except ValueError:
+        raise InputError(f"--now {text!r} is no time; write one as 2011-11-03 or 2011-11-03T12:00") from None
+    return moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _report_made(made: list[Any], as_json: bool) -> None:

@@ -58,11 +58,13 @@ def main_job(home: Path) -> "DayTable":
         with clock_at(_noon_after(days[NUM_DAYS - 1])):
             traffic = serve_and_check(home)
             report = monitor_served_day(home, _noon_after(days[NUM_DAYS - 1]))
+    from features.histories import read_some_users
     from flows.commands.day_table import (
         day_table,  # imports Prefect, which reads its settings once: after the server's are set
     )
 
-    return day_table(home, first, traffic, report)
+    [user] = read_some_users(home / "artifacts" / "histories", 1)
+    return day_table(home, first, traffic, report, user)
 
 
 def champion_folder(home: Path) -> Path:

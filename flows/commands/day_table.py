@@ -24,15 +24,22 @@ _METHODS = {
 
 @dataclass(frozen=True)
 class DayTable:
-    """Everything the table says. releases: the bootstrap's and the days', oldest first."""
+    """Everything the table says. releases: the bootstrap's and the days', oldest first. user: one that the online store
+    knows, for a first question."""
 
     releases: tuple[dict[str, Any], ...]
     traffic: TrafficCheck
     report: Path
+    user: str
 
     def to_json(self) -> dict[str, Any]:
         """All figures."""
-        return {"releases": list(self.releases), "traffic": asdict(self.traffic), "report": str(self.report)}
+        return {
+            "releases": list(self.releases),
+            "traffic": asdict(self.traffic),
+            "report": str(self.report),
+            "next": [command for command, _ in self.next_commands()],
+        }
 
     def text(self) -> str:
         """The table for people, 100 columns."""
@@ -49,14 +56,19 @@ class DayTable:
             f"degraded {served.num_degraded}, p50 {served.p50_ms:.0f} ms, p99 {served.p99_ms:.0f} ms; "
             f"{served.num_compared} answers equal to this process's"
         )
-        console.print(
-            "service   plumline serve, then: curl -s localhost:3000/recommend -H 'content-type: "
-            'application/json\' -d \'{"user_id": "12347"}\'',
-            soft_wrap=True,
-        )
-        console.print("dashboard plumline dashboards (http://127.0.0.1:8001)")
         console.print(f"report    {self.report}", soft_wrap=True)
+        console.print("\nWhat now? Three commands (with .venv/bin on the PATH):\n")
+        for command, meaning in self.next_commands():
+            console.print(f"  {command:<38} {meaning}", soft_wrap=True)
         return out.getvalue().rstrip()
+
+    def next_commands(self) -> list[tuple[str, str]]:
+        """What a newcomer may run next, each as it is printed, and what it shows."""
+        return [
+            (f"plumline recommend --user {self.user}", "what the champion shows this user"),
+            ("plumline status", "what has landed, which release answers, what waits"),
+            ("plumline serve", "the same over HTTP, until Ctrl-C: see docs/tutorial.md"),
+        ]
 
     def _quality(self) -> Any:
         from rich.table import Table
@@ -117,8 +129,8 @@ class DayTable:
         return table
 
 
-def day_table(home: Path, first: date, traffic: TrafficCheck, report: Path) -> DayTable:
-    """Collect the table from the releases of `first` and later."""
+def day_table(home: Path, first: date, traffic: TrafficCheck, report: Path, user: str) -> DayTable:
+    """Collect the table from the releases of `first` and later. user: for the first question."""
     from flows.steps.verdicts import read_verdict
 
     def row(entry: Entry) -> dict[str, Any]:
@@ -140,7 +152,7 @@ def day_table(home: Path, first: date, traffic: TrafficCheck, report: Path) -> D
     for entry in entries[newest_first + 1 :]:  # days of an older lineage are another story
         if entry.base in {known.release_id for known in lineage}:
             lineage.append(entry)
-    return DayTable(tuple(row(entry) for entry in lineage), traffic, report)
+    return DayTable(tuple(row(entry) for entry in lineage), traffic, report, user)
 
 
 def _figure(figures: dict[str, float], name: str) -> str:

@@ -1,4 +1,8 @@
-"""`plumline recommend`: the champion in this process, asked as the service would be."""
+"""`plumline recommend`: the champion in this process, asked as the service would be.
+
+A person waits for it, so what takes seconds to import is left out where it is not needed: Feast while artifacts/ still
+holds what was pushed online, transformers while the model is a plain one.
+"""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,17 +16,31 @@ from serving.pointers import read_pointer, read_tombstones, sealed_folder
 if TYPE_CHECKING:
     from serving.recommender import Recommendation
 
+_LONG_TITLE = 60
+
 
 @dataclass(frozen=True)
 class Answer:
-    """A recommendation, ready to print."""
+    """A recommendation, ready to print. prices: item → price, of the items that have one. note: what a person may want
+    to know besides, "" for nothing."""
 
     recommendation: "Recommendation"
+    prices: dict[str, float]
+    note: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """The fields of `POST /recommend`'s answer, less its request_id."""
+        """The fields of `POST /recommend`'s answer, less its request_id, and the prices."""
         found = self.recommendation
-        items = [{"item_id": i.item_id, "title": i.title, "sid": i.sid, "score": i.score} for i in found.items]
+        items = [
+            {
+                "item_id": i.item_id,
+                "title": i.title,
+                "price": self.prices.get(i.item_id),
+                "sid": i.sid,
+                "score": i.score,
+            }
+            for i in found.items
+        ]
         return {
             "release_id": found.release_id,
             "items": items,
@@ -32,11 +50,25 @@ class Answer:
             "num_allowed": found.num_allowed,
         }
 
-    def lines(self) -> list[str]:
-        """One line an item: id, score, SID, title."""
-        rows = [f"{i.item_id}\t{i.score:.4f}\t{i.sid}\t{i.title or ''}" for i in self.recommendation.items]
+    def lines(self, verbose: bool = False) -> list[str]:
+        """A table for people: rank, item, title, price; verbose: SID and score too."""
+        rows = [["", "item", "title", "price", *(["SID", "score"] if verbose else [])]]
+        for rank, item in enumerate(self.recommendation.items, start=1):
+            price, title = self.prices.get(item.item_id), item.title or ""
+            short = title if len(title) <= _LONG_TITLE else f"{title[: _LONG_TITLE - 1]}…"
+            cells = [str(rank), item.item_id, short, "" if price is None else f"{price:.2f}"]
+            rows.append([*cells, *([item.sid, f"{item.score:.4f}"] if verbose else [])])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        right = {0, 3, 5}
+        lines = [
+            "  ".join(
+                cell.rjust(width) if place in right else cell.ljust(width)
+                for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        ]
         said = ": ".join(part for part in (self.recommendation.reason, self.recommendation.detail) if part)
-        return rows + ([f"# {said}"] if said else [])
+        return [*(lines if self.recommendation.items else []), *(f"# {line}" for line in (said, self.note) if line)]
 
 
 def recommend(
@@ -46,13 +78,15 @@ def recommend(
     history: list[str] | None,
     num_items: int,
     rule: str | None = None,
+    now: datetime | None = None,
     max_per_branch: int | None = None,
     temperature: float | None = None,
     seed: int = 0,
 ) -> Answer:
     """Ask for `num_items` items. Exactly one of user (read from the online store) and history must be given.
 
-    The rule counts ages from now. See `Recommender.recommend` and `models/retrieval/beam.py` for the others.
+    now: from when the rule counts ages; None: this moment. See `Recommender.recommend` and `models/retrieval/beam.py`
+    for the others.
     """
     if (user is None) == (history is None):
         raise InputError("give --user ID or --history ID,ID…, one of the two")
@@ -63,21 +97,53 @@ def recommend(
     from serving.recommender import Recommender
 
     recommender = Recommender.load(
-        sealed_folder(home / "releases", pointer.release_id), tombstones=read_tombstones(home / "releases")
+        sealed_folder(home / "releases", pointer.release_id),
+        tombstones=read_tombstones(home / "releases"),
+        plain=True,
     )
     asked: dict[str, Any] = {
         "k": num_items,
         "rule": rule,
-        "now_ms": int((datetime.now(UTC) + clock_offset()).timestamp() * 1000),
+        "now_ms": int((now or datetime.now(UTC) + clock_offset()).timestamp() * 1000),
         "choice": Choice(cap=max_per_branch, temperature=temperature, seed=seed),
     }
     if user is None:
-        return Answer(recommender.recommend(history=[item for item in history or [] if item], **asked))
-    from features.online import OnlineFeatures
+        found = recommender.recommend(history=[item for item in history or [] if item], **asked)
+        named = ", ".join(list(recommender.titles)[:2])
+        note = (
+            f"none of these items is known; items are called, for example, {named}" if not found.history_length else ""
+        )
+    else:
+        found, note = _ask_for_user(home, recommender, user, asked)
+    return Answer(found, _prices(recommender, [item.item_id for item in found.items]), note)
 
-    online = OnlineFeatures.open(home)
-    try:
-        online.read(user, timeout_s=60.0)  # the first call builds the store's client, which takes a second
-        return Answer(recommender.recommend(user_id=user, features=online, **asked))
-    finally:
-        online.close()
+
+def _ask_for_user(home: Path, recommender: Any, user: str, asked: dict[str, Any]) -> tuple["Recommendation", str]:
+    from features.online import OnlineFeatures, PushedFeatures
+
+    pushed = PushedFeatures.find(home)
+    if pushed is not None:
+        found = recommender.recommend(user_id=user, features=pushed, **asked)
+    else:
+        online = OnlineFeatures.open(home)
+        try:
+            online.read(user, timeout_s=60.0)  # the first call builds the store's client, which takes a second
+            found = recommender.recommend(user_id=user, features=online, **asked)
+        finally:
+            online.close()
+    if found.reason != "cold":
+        return found, ""
+    from features.histories import read_some_users
+
+    known = ", ".join(read_some_users(home / "artifacts" / "histories", 2))
+    return found, f"nobody knows user {user!r}" + (f"; users are called, for example, {known}" if known else "")
+
+
+def _prices(recommender: Any, item_ids: list[str]) -> dict[str, float]:
+    from features.catalog import Catalog
+
+    items = Catalog.load(recommender.release.path("catalog")).items
+    if "price" not in items.column_names:
+        return {}
+    prices = dict(zip(items.column("item_id").to_pylist(), items.column("price").to_pylist(), strict=True))
+    return {item: float(prices[item]) for item in item_ids if prices.get(item) is not None}

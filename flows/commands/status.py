@@ -13,7 +13,11 @@ from serving.pointers import read_pointer
 
 @dataclass(frozen=True)
 class Status:
-    """What is true now. Days are ISO dates. waiting: landed days that want a release."""
+    """What is true now. Days are ISO dates.
+
+    other_code: stages whose part of the champion was made by other code than what is installed. waiting: landed days
+    that want a release.
+    """
 
     recipe: str
     as_of: str
@@ -21,6 +25,7 @@ class Status:
     releases: tuple[dict[str, Any], ...]
     champion: str
     previous: str
+    other_code: tuple[str, ...]
     waiting: tuple[str, ...]
     alerts: tuple[dict[str, Any], ...]
 
@@ -35,6 +40,10 @@ class Status:
         lines = [f"recipe    {self.recipe}, as_of {self.as_of}", f"landed    {landed}"]
         lines.append(f"champion  {self.champion or 'none; run plumline bootstrap'}")
         lines += [f"previous  {self.previous}"] if self.previous else []
+        if self.other_code:
+            lines.append(
+                f"code      not what made the champion's {', '.join(self.other_code)}; days go on from it all the same"
+            )
         waiting = f"{len(self.waiting)} days, the next is {self.waiting[0]}" if self.waiting else "nothing"
         lines.append(f"waiting   {waiting}")
         for release in self.releases:
@@ -50,6 +59,7 @@ def read_status(home: Path) -> Status:
     """Look at a home. Never raises for something that is not there yet."""
     from dataclasses import asdict
 
+    from flows.steps.code import stages_of_other_code
     from flows.steps.verdicts import read_verdict
     from monitoring.alerts import read_alerts
 
@@ -70,6 +80,7 @@ def read_status(home: Path) -> Status:
         landed=tuple(map(str, landed_days(home))),
         releases=tuple(releases),
         champion=pointer.release_id if pointer else "",
+        other_code=tuple(stages_of_other_code(home, pointer.release_id)) if pointer else (),
         previous=(pointer.previous or "") if pointer else "",
         waiting=tuple(map(str, waiting)),
         alerts=tuple(alerts),

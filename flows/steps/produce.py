@@ -35,11 +35,12 @@ class Made:
     reasons: tuple[str, ...]
 
 
-def produce(home: Path, *, as_of: date, base: str, previous: str, kind: str) -> Made:
+def produce(home: Path, *, as_of: date, base: str, previous: str, kind: str, anew: bool = True) -> Made:
     """Make, publish, judge and (if the gate agrees) promote the release of one day. Call it inside a flow.
 
     base: release id to continue from, "" to learn everything anew. previous: release id whose SIDs a retraining
     follows, "" for none. kind: "bootstrap", "daily" or "retrain", for people; what is made follows from the others.
+    anew: also if there is a release that differs from the one asked for in nothing but the code that made it.
     Raises RefusedError when a stage refuses its input; a refusal of the gate is no exception but `promoted` False.
     """
     registry = Registry(home)
@@ -47,25 +48,35 @@ def produce(home: Path, *, as_of: date, base: str, previous: str, kind: str) -> 
     graph = read_graph(home)
     names = upstream(graph, "release")
     with workspace_lock(home):
-        key = run_key(home, as_of=as_of, base=base, previous=previous)
-        known = next((entry for entry in registry.entries() if entry.key == key), None)
+        parts = _parts(home, as_of=as_of, base=base, previous=previous)
+        known = next((entry for entry in registry.entries() if entry.key == artifact.sha256_json(parts)), None)
         if known is not None:
             say(f"release {known.release_id} of {as_of} is already published; nothing to redo")
+        elif not anew and (known := _of_other_code(registry, parts)):
+            say(
+                f"release {known.release_id} of {as_of} was made by other code than what is installed; it stays, and "
+                "days continue it; plumline bootstrap --anew learns everything again"
+            )
+        if known is not None:
             registry.restore(known.release_id)
             return _judge_and_promote(home, known, fresh=False)
         for release_id in filter(None, (base, previous)):
             registry.restore(release_id)
         began = time.time()
         finished = run_stages(graph, names, values, home)
-        entry = seal_and_publish(str(home), as_of.isoformat(), base, previous, kind, key)
+        entry = seal_and_publish(str(home), base, previous, kind, parts)
         record_run(home, entry, finished, began)
     return _judge_and_promote(home, entry, fresh=True)
 
 
 def run_key(home: Path, *, as_of: date, base: str, previous: str) -> str:
     """Hash of what determines a release: recipe, code, as_of, seed, and the bytes of base and previous ("": none)."""
+    return artifact.sha256_json(_parts(home, as_of=as_of, base=base, previous=previous))
+
+
+def _parts(home: Path, *, as_of: date, base: str, previous: str) -> dict[str, str]:
     registry, params, graph = Registry(home), read_params(home), read_graph(home)
-    parts = {
+    return {
         "recipe": artifact.sha256_file(home / params["recipe"]),
         "code": graph_version(graph, upstream(graph, "release")),
         "as_of": as_of.isoformat(),
@@ -73,7 +84,12 @@ def run_key(home: Path, *, as_of: date, base: str, previous: str) -> str:
         "base": registry.find(base).digest if base else "",
         "previous": registry.find(previous).digest if previous else "",
     }
-    return artifact.sha256_json(parts)
+
+
+def _of_other_code(registry: Registry, parts: dict[str, str]) -> Entry | None:
+    """The newest release that the same parts made with other code, if any."""
+    made = [e for e in registry.entries() if e.code and e.key == artifact.sha256_json({**parts, "code": e.code})]
+    return made[-1] if made else None
 
 
 def _folder(release_id: str) -> str:
@@ -82,14 +98,17 @@ def _folder(release_id: str) -> str:
 
 
 @task(task_run_name="publish", persist_result=False)
-def seal_and_publish(home: str, as_of: str, base: str, previous: str, kind: str, key: str) -> Entry:
-    """Seal artifacts/release under its own name and publish it to the registry."""
+def seal_and_publish(home: str, base: str, previous: str, kind: str, parts: dict[str, str]) -> Entry:
+    """Seal artifacts/release under its own name and publish it to the registry. parts: what determined it."""
     registry = Registry(Path(home))
     folder = Path(home) / "artifacts" / "release"
     release_id = artifact.read_json(folder / "release.json")["release_id"]
     sealed = registry.seal(folder, release_id)
     digest = artifact.read_manifest(sealed).digest
-    return registry.publish(Entry(release_id, digest, as_of, base, kind, key, previous=previous))
+    key = artifact.sha256_json(parts)
+    return registry.publish(
+        Entry(release_id, digest, parts["as_of"], base, kind, key, previous=previous, code=parts["code"])
+    )
 
 
 def record_run(home: Path, entry: Entry, finished: list[Finished], began: float) -> None:

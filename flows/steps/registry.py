@@ -26,6 +26,8 @@ from plumline.settings import child_environment, get_settings
 from serving.pointers import sealed_folder
 
 _NAME = "release"
+_PARTS = "release.json"
+"""File of a release that names its parts by their digests."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Entry:
 
     key: hash of what determined it (`flows.steps.produce.run_key`); an equal key need not be made again. base: release
     it continues, "" for one learned anew. kind: "bootstrap", "daily" or "retrain". tag: GTO tag of its commit.
-    previous: release whose SIDs a retraining followed, "" for none.
+    previous: release whose SIDs a retraining followed, "" for none. code: hash of the code that made it, a part of the
+    key; "" for a release of before this was kept.
     """
 
     release_id: str
@@ -45,6 +48,7 @@ class Entry:
     key: str
     tag: str = ""
     previous: str = ""
+    code: str = ""
 
 
 class Registry:
@@ -59,11 +63,17 @@ class Registry:
         return sealed_folder(self.root, release_id)
 
     def seal(self, folder: Path, release_id: str) -> Path:
-        """Copy a finished release artifact to `sealed/<id>` (one rename; nothing to do if it is there)."""
+        """Copy a finished release artifact to `sealed/<id>` (one rename; nothing to do if it is there).
+
+        The same parts made again by other code keep the seal that they have: the registry and verdicts know its digest.
+        """
         goal = self.sealed(release_id)
         manifest = artifact.verify(folder)
-        if goal.exists() and artifact.verify(goal).digest == manifest.digest:
-            return goal
+        if goal.exists():
+            there = artifact.verify(goal)
+            parts = [one.files.get(_PARTS) for one in (manifest, there)]
+            if there.digest == manifest.digest or (parts[0] is not None and parts[0] == parts[1]):
+                return goal
         scratch = goal.parent / artifact.SCRATCH / f"{release_id}-{os.getpid()}-copy"
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.parent.mkdir(parents=True, exist_ok=True)

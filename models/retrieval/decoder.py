@@ -14,14 +14,15 @@ Shapes: B requests, K new tokens a request, P prompt tokens, T tokens in the cac
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch.nn import functional
-from transformers.cache_utils import Cache, DynamicLayer
 
+from models.language.plain import PlainModel
 from plumline.errors import InputError, PlumlineError
 
 _FAMILIES = ("gemma", "gemma2", "gemma3_text", "llama", "olmo2", "qwen2", "qwen3", "smollm3")
@@ -29,36 +30,64 @@ _KINDS = {"full_attention", "sliding_attention"}
 _ATTENTION = ("sdpa", "eager")
 
 
-class _Room(DynamicLayer):
+class Room:
     """Keys and values of one layer, (B, heads, capacity, head size), written in place instead of concatenated."""
 
     def __init__(self, capacity: int) -> None:
-        super().__init__()
         self.capacity, self.used = capacity, 0
+        self.keys: torch.Tensor | None = None
+        self.values: torch.Tensor | None = None
 
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        rows, heads, _, _ = key_states.shape
-        self.dtype, self.device = key_states.dtype, key_states.device
-        self.keys = key_states.new_empty(rows, heads, self.capacity, key_states.shape[-1])
-        self.values = value_states.new_empty(rows, heads, self.capacity, value_states.shape[-1])
-        self.is_initialized = True
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        assert self.keys is not None
-        assert self.values is not None
-        end = self.used + key_states.shape[-2]
+    def update(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append the keys and values of new tokens, (B, heads, K, head size); returns those of all tokens."""
+        if self.keys is None or self.values is None:
+            rows, heads, _, _ = keys.shape
+            self.keys = keys.new_empty(rows, heads, self.capacity, keys.shape[-1])
+            self.values = values.new_empty(rows, heads, self.capacity, values.shape[-1])
+        end = self.used + keys.shape[-2]
         assert end <= self.capacity, f"{end} tokens in a cache made for {self.capacity}"
-        self.keys[:, :, self.used : end] = key_states
-        self.values[:, :, self.used : end] = value_states
+        self.keys[:, :, self.used : end] = keys
+        self.values[:, :, self.used : end] = values
         self.used = end
         return self.keys[:, :, :end], self.values[:, :, :end]
 
-    def get_seq_length(self) -> int:
-        return self.used
+
+class _Rooms:
+    """The cache of a plain model (`models/language/plain.py`): one room a layer."""
+
+    def __init__(self, rooms: Sequence[Room]) -> None:
+        self._rooms = rooms
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._rooms[layer].update(keys, values)
+
+
+def _library_cache(rooms: Sequence[Room]) -> Any:
+    """The same rooms as a Hugging Face cache."""
+    from transformers.cache_utils import Cache
+
+    return Cache(layers=[_library_layer()(room) for room in rooms])
+
+
+@functools.cache
+def _library_layer() -> Any:
+    """A layer of a Hugging Face cache that is a room. transformers is there already: the model is one of its own."""
+    from transformers.cache_utils import DynamicLayer
+
+    class Layer(DynamicLayer):
+        def __init__(self, room: Room) -> None:
+            super().__init__()
+            self.room, self.is_initialized = room, True
+
+        def update(
+            self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.room.update(key_states, value_states)
+
+        def get_seq_length(self) -> int:
+            return self.room.used
+
+    return Layer
 
 
 @contextlib.contextmanager
@@ -118,8 +147,9 @@ class Decoder:
         kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
         self._window = config.sliding_window if "sliding_attention" in kinds else None
         longest = max(len(prompt) for prompt in prompts)
-        self._rooms: list[Any] = [_Room(longest + room) for _ in range(config.num_hidden_layers)]
-        self._cache = Cache(layers=self._rooms)
+        self._rooms = [Room(longest + room) for _ in range(config.num_hidden_layers)]
+        plain = isinstance(model, PlainModel)
+        self._cache: Any = _Rooms(self._rooms) if plain else _library_cache(self._rooms)
         ids_BP = torch.zeros(len(prompts), longest, dtype=torch.int64)
         seen_BP = torch.zeros(len(prompts), longest, dtype=torch.bool)
         for row, prompt in enumerate(prompts):  # padding stands left: the last column is every prompt's last token

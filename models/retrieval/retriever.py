@@ -113,14 +113,17 @@ class Retriever:
         catalog: Path,
         device: torch.device | str,
         precision: Literal["float32", "bfloat16"] = "float32",
+        plain: bool = False,
     ) -> Retriever:
         """Read the parts of one release. weights: folder of Hugging Face weights (`<sft>/weights`).
 
-        catalog: may be newer than the index; what it says is retired is not returned.
+        catalog: may be newer than the index; what it says is retired is not returned. plain: without the seconds that
+        importing transformers takes, where the model is one that `models/language/plain.py` knows.
         Raises MixedReleaseError if the parts cannot belong together, ArtifactError if one cannot be read.
         """
         from features.catalog import Catalog
         from models.language.model import check_vocabulary, load_language_model
+        from models.language.plain import load_plain
         from models.language.words import Vocabulary
         from models.retrieval.live_index import Epoch
         from models.retrieval.segment import Segment
@@ -132,7 +135,9 @@ class Retriever:
                 f"SID levels {words.space.sizes} in {vocabulary}, {table.space.sizes} in {sids}, "
                 f"{segment.index.sizes} in {index}: take all parts from one release"
             )
-        model = load_language_model(weights, device, precision)
+        model: Any = load_plain(weights, device, precision) if plain else None
+        if model is None:
+            model = load_language_model(weights, device, precision)
         check_vocabulary(model, words)
         if not segment.position_of.keys() <= table.codes_of.keys():
             raise MixedReleaseError(f"{index} holds items that {sids} does not; take all parts from one release")

@@ -21,6 +21,7 @@ import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property, lru_cache, reduce
 from typing import ClassVar, NamedTuple
 
@@ -294,5 +295,23 @@ def explain(rule: Rule, places: Sequence[tuple[Tags, Mapping[str, Bits], Bits]],
         steps.append(f"{part} leaves {num_left:,}" + (f" (alone {num_alone:,})" if steps else f" of {total:,} items"))
         if not num_left:
             break
-    line = ", then ".join(steps)  # a value may hold a line break, or what a terminal obeys
+    line = ", then ".join(steps)
+    if not num_alone:
+        line = "; ".join([line, *_what_there_is(part, [tags for tags, _, _ in places], at_ms)])
+    # A value may hold a line break, or what a terminal obeys.
     return "".join(character if character.isprintable() else " " for character in line)
+
+
+def _what_there_is(rule: Rule, places: Sequence[Tags], at_ms: int) -> list[str]:
+    """What the conditions of a rule could have asked for, each name once."""
+    match rule:
+        case And(parts) | Or(parts):
+            return list(dict.fromkeys(said for part in parts for said in _what_there_is(part, places, at_ms)))
+        case Not(part):
+            return _what_there_is(part, places, at_ms)
+        case Has(name) | Compare(name):
+            return [tags.values(name) for tags in places[:1]]
+        case Fresh():
+            now = datetime.fromtimestamp(at_ms / 1000, UTC)
+            return [f"{tags.published()}, and it is {now:%Y-%m-%d %H:%M} UTC" for tags in places[:1]]
+    return []

@@ -13,6 +13,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import reduce
 
 import numpy as np
@@ -38,6 +39,7 @@ COMPARISONS = {
 _PREFIX = "tag_"
 _UNKNOWN_MS = -(2**63)
 _MANY_VALUES = 8  # from here on looking every code up in a table is faster than comparing with each value
+_NUM_SHOWN, _LONG_VALUE = 8, 40  # of the values in a message
 _NUM_REMEMBERED = 256  # at a million items an eighth of a megabyte each, 0.6 where its ranks were asked for
 
 
@@ -145,6 +147,30 @@ class Tags:
         if self._published_ms is None or cutoff_ms >= 2**63:
             return Bits.empty(self.size)
         return Bits.of(self._published_ms >= max(cutoff_ms, _UNKNOWN_MS + 1))
+
+    def values(self, name: str) -> str:
+        """What a tag can be asked for, in words: the range of a number, the texts that most items have."""
+        column = self._column(name)
+        if isinstance(column, np.ndarray):
+            known = column[~np.isnan(column)]
+            return f"{name} goes from {known.min():g} to {known.max():g}" if len(known) else f"no item has any {name}"
+        if isinstance(column, _Lists):
+            counts = np.diff(column.starts)
+        else:
+            counts = np.bincount(column.codes[column.codes >= 0], minlength=len(column.code_of))
+        texts, order = list(column.code_of), np.argsort(-counts, kind="stable")
+        if not len(order):
+            return f"no item has any {name}"
+        shown = ", ".join(repr(texts[code][:_LONG_VALUE]) for code in order[:_NUM_SHOWN])
+        return f"{name} is one of {len(order):,}: {shown}" + (" …" if len(order) > _NUM_SHOWN else "")
+
+    def published(self) -> str:
+        """When the items were published, in words."""
+        known = np.array([]) if self._published_ms is None else self._published_ms[self._published_ms > _UNKNOWN_MS]
+        if not len(known):
+            return "no item's time of publication is known"
+        first, last = (datetime.fromtimestamp(int(ms) / 1000, UTC) for ms in (known.min(), known.max()))
+        return f"items were published from {first:%Y-%m-%d} to {last:%Y-%m-%d}"
 
     def remember(self, key: Hashable, find: Callable[[], Bits]) -> Bits:
         """What was found under this key, or else find it now; the 256 that were asked for last are kept."""

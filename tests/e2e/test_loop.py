@@ -70,6 +70,26 @@ def test_running_again_redoes_nothing(company):
     assert champion(company) == company.json("status")["releases"][-1]["release_id"]
 
 
+def test_a_change_of_code_is_said_and_retrains_nothing_by_itself(company, root, tmp_path):
+    """A comment in the training loop is other code: the bootstrap stays, and status says whose code it is not."""
+    assert company.json("status")["other_code"] == []
+    code = tmp_path / "code"
+    for name in ("plumline", "features", "models", "serving", "monitoring", "flows"):
+        shutil.copytree(root / name, code / name, ignore=shutil.ignore_patterns("__pycache__"))
+    loop = code / "models" / "training" / "loop.py"
+    loop.write_text(loop.read_text() + "\n# a word\n")
+    changed = type(company)(company.home, {**company.environment, "PYTHONPATH": str(code)})
+    releases = company.json("status")["releases"]
+    before = {p: p.stat().st_mtime_ns for p in (company.home / "artifacts").glob("*/manifest.json")}
+    assert changed.json("status")["other_code"] == ["cpt", "sft"]
+    assert "the champion's cpt, sft" in changed.run("status").stdout
+    said = changed.run("bootstrap", "--as-of", "2024-01-12").stderr
+    assert f"release {releases[0]['release_id']} of 2024-01-12 was made by other code" in said
+    assert "plumline bootstrap --anew" in said
+    assert {p: p.stat().st_mtime_ns for p in (company.home / "artifacts").glob("*/manifest.json")} == before
+    assert changed.json("status")["releases"] == releases
+
+
 def test_the_service_and_the_command_line_give_the_same_valid_items(company):
     table = pq.read_table(company.home / "artifacts" / "histories" / "histories.parquet").to_pylist()
     live = live_items(company)

@@ -19,6 +19,7 @@ from features.online import (
     MAX_HISTORY,
     OnlineFeatures,
     OnlineUser,
+    PushedFeatures,
     end_of_day_ms,
     online_folder,
     push_histories,
@@ -128,6 +129,37 @@ def test_nothing_goes_backwards(home: Path, days: Any) -> None:
     features = OnlineFeatures.open(home)
     assert [item for item, _ in read(features, "u1").history] == ["a", "c"]
     features.close()
+
+
+def test_the_artifacts_that_were_pushed_answer_as_the_store_does(home: Path, days: Any) -> None:
+    """As long as they are the ones: another day's, half a push, or a flipped bit, and nobody answers in their name."""
+    for name, folder in zip(("histories", "catalog"), days[FIRST], strict=True):
+        shutil.copytree(folder, home / "artifacts" / name)
+    store, pushed = OnlineFeatures.open(home), PushedFeatures.find(home)
+    assert pushed is not None
+    for user in ("u1", "u2", "long", "p", "nobody", ""):
+        assert pushed.read(user) == read(store, user), user
+    stale = [features.read("u1", timeout_s=10.0, not_before=SECOND) for features in (pushed, store)]
+    assert stale[0] == stale[1]
+    assert (stale[0].degraded, stale[0].reason) == (True, "stale")
+    store.close()
+
+    version = artifact.read_json(online_folder(home) / "version.json")
+    artifact.write_json(online_folder(home) / "version.json", {**version, "complete": False})
+    assert PushedFeatures.find(home) is None
+    artifact.write_json(online_folder(home) / "version.json", version)
+    victim = home / "artifacts" / "histories" / "histories.parquet"
+    victim.write_bytes(victim.read_bytes()[:-1])
+    assert PushedFeatures.find(home) is None
+    shutil.rmtree(home / "artifacts" / "histories")
+    assert PushedFeatures.find(home) is None
+    shutil.copytree(days[SECOND][0], home / "artifacts" / "histories")
+    assert PushedFeatures.find(home) is None
+
+
+def test_nothing_pushed_is_said_whoever_is_asked(tmp_path: Path) -> None:
+    with pytest.raises(MissingArtifactError, match="plumline daily"):
+        PushedFeatures.find(tmp_path)
 
 
 def test_the_same_day_is_pushed_once(home: Path, days: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,6 +49,21 @@ def test_publish_is_idempotent_and_restore_brings_back_the_bytes(tmp_path):
         registry.find("2020-01-09-zz")
 
 
+def test_the_same_parts_made_by_other_code_keep_their_seal(tmp_path):
+    registry, made = Registry(tmp_path), []
+    for code, parts in (("one", "a"), ("two", "a"), ("two", "b")):
+        with artifact.writing(tmp_path / f"made-{len(made)}", stage="release", key=code) as scratch:
+            artifact.write_json(scratch / "release.json", {"components": parts})
+            artifact.write_json(scratch / "sft" / "manifest.json", {"code": code})
+        made.append(tmp_path / f"made-{len(made)}")
+    first = registry.seal(made[0], "2020-01-01-aa")
+    kept = artifact.read_manifest(first).digest
+    assert registry.seal(made[1], "2020-01-01-aa") == first
+    assert artifact.read_manifest(first).digest == kept
+    registry.seal(made[2], "2020-01-01-aa")
+    assert artifact.read_manifest(first).digest != kept
+
+
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "A", "x" * 65])
 def test_names_cannot_leave_the_folder(tmp_path, name):
     with pytest.raises(InputError):

@@ -1,0 +1,50 @@
+"""What a person reads of a recommendation."""
+
+from flows.commands.recommend import Answer
+from serving.recommender import Recommendation, RecommendedItem
+
+
+def answer(**changed):
+    items = (
+        RecommendedItem("85123A", "WHITE HEART", "<a_1><b_2>", -4.25),
+        RecommendedItem("2", None, "<a_3><b_4>", -12.5),
+        RecommendedItem("33", "x" * 80, "<a_3><b_5>", -13.0),
+    )
+    about = {"degraded": False, "reason": "", "history_length": 3, "num_unknown_history": 0, "num_invalid": 0}
+    found = Recommendation("2020-01-01-aa", items, **about, num_allowed=7)
+    return Answer(Recommendation(**{**found.__dict__, **changed}), {"85123A": 2.95, "33": 1234.5})
+
+
+def test_a_table_has_rank_item_title_and_price():
+    lines = answer().lines()
+    assert lines[0].split() == ["item", "title", "price"]
+    assert lines[1].split("  ")[:3] == ["1", "85123A", "WHITE HEART"]
+    assert lines[1].endswith("    2.95")
+    assert lines[2].split() == ["2", "2"]
+    assert lines[3].endswith("…  1234.50")
+    assert (
+        len({line.index(word) for line, word in zip(lines, ("item", "85123A", "2 ", "33"), strict=True) if word}) <= 2
+    )
+    assert len(lines) == 4
+
+
+def test_sids_and_scores_come_when_they_are_asked_for():
+    lines = answer().lines(verbose=True)
+    assert lines[0].split() == ["item", "title", "price", "SID", "score"]
+    assert lines[1].split()[-2:] == ["<a_1><b_2>", "-4.2500"]
+    assert all("<a_" not in line for line in answer().lines())
+
+
+def test_why_an_answer_is_less_than_it_could_be_is_said_below_it():
+    assert answer(reason="short", detail="3 of 10 items").lines()[-1] == "# short: 3 of 10 items"
+    told = Answer(answer(reason="cold", items=()).recommendation, {}, "nobody knows user 'u'")
+    assert told.lines() == ["# cold", "# nobody knows user 'u'"]
+
+
+def test_scripts_get_the_service_s_fields_and_the_price():
+    found = answer().to_json()
+    assert found["items"][0] == {
+        "item_id": "85123A", "title": "WHITE HEART", "sid": "<a_1><b_2>", "score": -4.25, "price": 2.95,
+    }  # fmt: skip
+    assert found["items"][1]["price"] is None
+    assert found["num_allowed"] == 7
