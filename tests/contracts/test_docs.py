@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 import click
@@ -92,6 +93,30 @@ def test_the_tree_of_the_architecture_is_the_tree():
     assert listed_modules == modules
     top = {p.parts[0] for p in _tracked() if not p.parts[0].startswith(".")} | {".ci"}
     assert {p.split("/")[0] for p in listed} == top
+
+
+def test_a_change_finds_its_room():
+    """CONTRIBUTING.md's table has a row for each kind of change, and every path that the page names is there."""
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in page.splitlines() if line[:1] == "|"]
+    head, rule, *kinds = rows
+    assert head[0] == "kind of change"
+    assert set("".join(rule)) <= set("-|")
+    assert len(kinds) >= 12
+    for kind in kinds:
+        assert len(kind) == 3, kind
+        assert all(kind), kind
+        assert _paths_in(kind[1]), f"{kind[0]}: no path says where"
+    assert len({kind[0] for kind in kinds}) == len(kinds)
+    there = {parent.as_posix() for path in _tracked() for parent in (path, *path.parents)}
+    missing = {path for path in _paths_in(page) if not any(fnmatch(name, path.rstrip("/")) for name in there)}
+    assert not missing
+
+
+def _paths_in(text: str) -> set[str]:
+    """What stands in backticks and looks like a file or a folder; `*` may stand for a part of a name."""
+    words = re.findall(r"`([\w.*/-]+)`", text)
+    return {word for word in words if "/" in word or re.search(r"\w\.[a-z]+$", word)}
 
 
 def test_no_file_is_longer_than_450_lines():
