@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 
 from flows.commands import cli
 from plumline.settings import Settings
@@ -115,8 +116,17 @@ def test_a_change_finds_its_room():
 
 def _paths_in(text: str) -> set[str]:
     """What stands in backticks and looks like a file or a folder; `*` may stand for a part of a name."""
-    words = re.findall(r"`([\w.*/-]+)`", text)
+    words = [word for word in re.findall(r"`([\w.*/-]+)`", text) if not word.startswith(".venv/")]  # made by setup
     return {word for word in words if "/" in word or re.search(r"\w\.[a-z]+$", word)}
+
+
+def test_hooks_before_a_commit_are_the_installed_ruff():
+    """Hooks of our own environment alone: nothing to download, and the same ruff that `make lint` runs."""
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    assert [repo["repo"] for repo in config["repos"]] == ["local"]
+    entries = [hook["entry"].split() for hook in config["repos"][0]["hooks"]]
+    assert [entry[:2] for entry in entries] == [[".venv/bin/ruff", "check"], [".venv/bin/ruff", "format"]]
+    assert {hook["language"] for hook in config["repos"][0]["hooks"]} == {"system"}
 
 
 def test_no_file_is_longer_than_450_lines():
