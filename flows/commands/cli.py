@@ -47,7 +47,23 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.
 _as_of_option = click.option("--as-of", metavar="DATE", help="Last UTC day, included, that the model may know.")
 
 
+def _say_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from plumline.version import NAME, read_version
+
+        click.echo(f"{NAME} {read_version()}")
+        ctx.exit()
+
+
 @click.group(cls=_OneLine, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_say_version,
+    help="Show the version and exit.",
+)
 def main() -> None:
     """Keep a generative recommender fresh: Semantic IDs, a model that speaks them, constrained retrieval, every day."""
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import subprocess
 import sys
 from collections import Counter
@@ -12,9 +13,11 @@ from pathlib import Path
 import click
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from flows.commands import cli
 from plumline.settings import Settings
+from plumline.version import read_version
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("plumline", "features", "models", "serving", "monitoring", "flows")
@@ -171,17 +174,37 @@ def test_tests_mirror_the_tree():
             assert (ROOT / mirrored).exists() or (ROOT / package).is_dir(), f"{path} tests no module of that name"
 
 
-def test_help_answers_within_a_second_and_imports_no_vendor():
-    code = (
-        "import sys; from click.testing import CliRunner; from flows.commands import cli; "
-        "assert CliRunner().invoke(cli.main, ['--help']).exit_code == 0; "
-        "print(sorted({m.split('.')[0] for m in sys.modules} & "
-        "{'torch', 'prefect', 'dvc', 'feast', 'evidently', 'bentoml', 'great_expectations', 'pandas', 'pyarrow'}))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "[]"
+VENDORS = {"torch", "prefect", "dvc", "feast", "evidently", "bentoml", "great_expectations", "pandas", "pyarrow"}
+
+
+@pytest.mark.parametrize(("option", "says"), [("--help", "Usage: "), ("--version", "plumline ")])
+def test_help_and_version_answer_within_a_second_and_import_no_vendor(option: str, says: str):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # -X importtime tells every module on stderr
+    command = [sys.executable, "-X", "importtime", "-m", "flows", option]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.stdout.startswith(says)
+    imported = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines()}
+    assert "click" in imported
+    assert not imported & VENDORS
+    # of the processor, so that a busy machine does not fail it
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
+
+
+def test_the_newest_version_of_the_changelog_is_the_version():
+    headings = re.findall(r"^## \[(.+?)\](.*)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert headings[0] == ("Unreleased", ""), "the first section is the place for what comes next"
+    released = headings[1:]
+    assert all(re.fullmatch(r" - \d{4}-\d\d-\d\d", day) for _, day in released)
+    assert released[0][0] == read_version()
+    numbers = [tuple(map(int, version.split("."))) for version, _ in released]
+    assert numbers == sorted(set(numbers), reverse=True)
+
+
+def test_the_command_line_says_its_version():
+    answer = CliRunner().invoke(cli.main, ["--version"])
+    assert (answer.exit_code, answer.output) == (0, f"plumline {read_version()}\n")
 
 
 def test_every_verb_is_in_the_readme():
