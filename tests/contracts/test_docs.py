@@ -132,6 +132,41 @@ def test_hooks_before_a_commit_are_the_installed_ruff():
     assert {hook["language"] for hook in config["repos"][0]["hooks"]} == {"system"}
 
 
+def test_every_page_stands_in_the_index():
+    """One line a page: a page that is not in docs/README.md is one that nobody finds."""
+    index = ROOT / "docs" / "README.md"
+    lines = [line for line in _prose(index).splitlines() if line.startswith("* ")]
+    listed = [re.match(r"\* \[[^]]+\]\(([^)]+)\): \S", line) for line in lines]
+    assert all(listed), "a line of the index is `* [page](page): what it says`"
+    pages = {path.relative_to("docs").as_posix() for path in _tracked() if path.parts[0] == "docs"} - {"README.md"}
+    assert sorted(match[1] for match in listed if match) == sorted(pages)
+
+
+def test_links_between_pages_lead_somewhere():
+    """To a file of the repository, and where they name a heading, to one that its page has."""
+    broken = []
+    for page in (path for path in _tracked() if path.suffix == ".md"):
+        for target in re.findall(r"\]\(([^)\s]+)\)", _prose(ROOT / page)):
+            if re.match(r"[a-z]+:", target):
+                continue
+            name, _, anchor = target.partition("#")
+            file = (ROOT / page.parent / name).resolve() if name else ROOT / page
+            if not file.exists() or (anchor and anchor not in _anchors(file)):
+                broken.append(f"{page}: {target}")
+    assert not broken
+
+
+def _prose(page: Path) -> str:
+    """A page without its blocks of code."""
+    return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+
+
+def _anchors(page: Path) -> set[str]:
+    """Of the headings of a page, as GitHub makes them (the number of a repeated heading is not looked at)."""
+    headings = re.findall(r"^#+ (.+)$", _prose(page), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_make_help_lists_every_target_for_people():
     """A target without a word is one that nobody finds; a file that is made on the way is none."""
     makefile = (ROOT / "Makefile").read_text()
