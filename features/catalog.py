@@ -1,4 +1,4 @@
-"""One row an item and one row a user, as they were known at the end of as_of.
+"""One row an item and one row a user: what was published or seen by as_of, in the words of the newest delivery.
 
     reads   data/landing (every delivery of items and users), artifacts/events (when an item was first seen)
     writes  items.parquet (ITEMS, emb_*, `first_seen_day` date32, `retired` bool; sorted by item_id),
@@ -6,9 +6,10 @@
     run     python -m features.catalog --params recipes/cpu_tiny.yaml --landing data/landing \\
                 --events artifacts/events --as-of 2011-10-31 --out artifacts/catalog
 
-The newest delivery of an item is believed as a whole. An item is in the catalogue if it was published or first seen by
-as_of, or if it has no publication day at all. Retired items stay as tombstones (`retired`). Items that the suite
-refuses (nothing describes them) are left out and stand in the quarantine.
+The newest delivery of an item is believed as a whole, also where it came after as_of: a delivery has no day. An item is
+in the catalogue if it was published or first seen by as_of, or if it has no publication day at all. Retired items stay
+as tombstones (`retired`). Items that the suite refuses (nothing describes them) are left out and stand in the
+quarantine.
 """
 
 from collections.abc import Sequence

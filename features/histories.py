@@ -11,8 +11,8 @@ An event counts as interest if its action is a positive one, it was watched enou
 (a cancellation). Several lines of one user, item and instant are one step. Ties in time are ordered by event_id, which
 is a hash where the source has none: the order of ids in a file never reaches the model.
 
-The tables are made in ibis, with forms that DuckDB and Spark both know: a struct that is collected, then sorted
-(`collect(order_by=…)` does not exist on Spark).
+The tables are made in ibis and run on DuckDB; no other engine can be chosen. The forms are some that Spark would know
+too (a struct that is collected, then sorted: `collect(order_by=…)` does not exist there), which no test shows.
 """
 
 import ast

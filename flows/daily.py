@@ -1,8 +1,8 @@
 """Flow `daily`: every landed day since the last release, in order, each an increment on the champion's lineage.
 
-land → validate → SIDs of new items from the frozen quantizer → histories → corpus → SFT from the CPT lineage → index →
-scores → release → gate → promote → online features → monitoring. A late or missed schedule loses nothing: the next run
-starts at the first day that has no release.
+validate → SIDs of new items from the frozen quantizer → histories → corpus → SFT from the champion's weights or its CPT
+checkpoint (`sft.start`) → index → scores → release → gate → promote → online features → monitoring. A late or missed
+schedule loses nothing: the next run starts at the first day that has no release.
 """
 
 from datetime import date

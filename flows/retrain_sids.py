@@ -1,4 +1,4 @@
-"""Flow `retrain_sids`, the slow clock (weekly, on demand, when drift asks): new SIDs, a new CPT, a new lineage.
+"""Flow `retrain_sids`, the slow clock (weekly and on demand; no alert starts it): new SIDs, a new CPT, a new lineage.
 
 It follows the champion: codes keep the champion's names where they mean the same items, the release says what moved all
 the same (`churn` in sids/report.json), and the gate wants a churn over the budget to be paid for (docs/decisions/0005).

@@ -4,7 +4,10 @@ Reads (only `judge_release`): scores/scores.json, sids/report.json, index/ and r
 the champion. Writes nothing by itself; `Verdict.save` puts a verdict.json where the flow wants it.
 
 A rule that has nothing to look at (no queries, a figure missing, scores of another day) makes the verdict *invalid*,
-which is neither a pass nor a fail: it says that the release was not judged (reliability.md, fault L7).
+which is neither a pass nor a fail: it says that the release was not judged.
+
+A pass says that no blocking rule failed, not that the model is good: with `popularity_blocks: once_beaten` (cpu_tiny) a
+release that loses to every baseline may pass where the champion loses to popularity too, or there is none.
 """
 
 import json
@@ -32,7 +35,8 @@ class GateParams(Params):
     protocol: Protocol = "not_masked"
     """Which recall decides: with the user's seen items masked out of every list, or not. The other one is reported."""
     max_hallucination_rate: float = 0.10
-    """Share of unconstrained generations that are no item's SID, above which the model does not speak SIDs."""
+    """Share of SIDs that are no item's, of a search without the index (codes are held to their level), above which the
+    model does not speak SIDs."""
     min_uniqueness: float = 0.50
     """Share of items that are alone on their SID before the tie-break digit; less means a collapsed codebook."""
     popularity_blocks: Literal["always", "once_beaten"] = "always"
@@ -163,7 +167,7 @@ def judge(
             "hallucination_rate",
             _number(scores, "hallucination_rate"),
             params.max_hallucination_rate,
-            "share of free generations that are no item",
+            "share of SIDs of no item, search without index",
         ),
         _beam_certificate(scores),
         _at_least(

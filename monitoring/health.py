@@ -43,7 +43,7 @@ class MonitorParams(Params):
     min_requests: int = 0
     """Fewer answers a day than this are an alert; 0 watches nothing."""
     max_hallucination_percent: float = 10.0
-    """Unconstrained generations that are no item's SID, in percent."""
+    """SIDs that are no item's, of a search without the index (its codes are held to their level), in percent."""
     max_beam_false: int = 0
     """SIDs or items of the certified beam searches that were not allowed, or came twice."""
     max_beam_score_error: float = 1e-3

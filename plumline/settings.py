@@ -1,4 +1,7 @@
-"""WHERE Plumline runs: the PLUMLINE_* environment. Nothing here changes the bytes of an artifact.
+"""WHERE Plumline runs: the PLUMLINE_* environment. Nothing here is part of an artifact's key.
+
+What is learned does not depend on it, its last bits do: another device, other threads or processes sum floats in
+another order.
 
 The only module that reads the environment. `docs/settings.md` lists every field; a test compares the two.
 """

@@ -88,7 +88,7 @@ def load_params(recipe: Path, section: str, kind: type[P]) -> P:
 def import_closure(module: str) -> tuple[str, ...]:
     """Source files (relative to the code root, sorted) of our own that a module can reach by imports, lazy ones too.
 
-    Read from the syntax trees, nothing is imported. dvc.yaml lists this as a stage's code, and its key hashes it.
+    Read from the syntax trees, nothing is imported. A stage's key hashes them, and dvc.yaml names their folders.
     """
     seen: set[str] = set()
     queue = [module]

@@ -4,7 +4,9 @@
     build_bento(home / "releases/sealed/<id>", "<version>", home)     → "plumline:<version>", offline
     deploy_cloud("plumline:<version>", "name", home)                  `bentoml deploy`
 
-A Bento is `serving/` and everything left of it, plus one sealed release and the pointer at it: it needs no home.
+A Bento is `serving/` and everything left of it, plus one sealed release and the pointer at it: it needs no home. So it
+knows nothing of a home's later promotions, rollbacks and tombstones: what is retracted is served until another Bento,
+of a release without the item, is rolled out.
 Everything runs in processes of its own: BentoML reads its environment once, when it is imported.
 """
 

@@ -3,11 +3,12 @@
     releases/sealed/<id>/             releases (copied there by flows/steps/registry.py)
     releases/pointers/champion.json   {"release_id", "fencing", "previous", "history", "action"}
     releases/pointers/candidate.json  the same, of the release that waits for its verdict
-    releases/tombstones.json          {"item_ids": […]}: deleted for good, whatever the release
+    releases/tombstones.json          {"item_ids": […]}: never served from this home again, whatever the release
 
 A pointer file is replaced in one rename, so a reader (every serving worker, twice a second) sees the old or the new.
 Every change adds one to `fencing`. Who wants to promote says which number the decision was based on; a writer that
 slept through somebody else's change is refused. A release is verified, byte by byte, before anything points at it.
+A Bento carries a pointer of its own and no tombstones (serving/deploy.py).
 """
 
 import contextlib

@@ -4,7 +4,8 @@ reads   a sealed release
 writes  table.parquet (item_id, item_ids list<str>, scores list<float64>; sorted by item_id), report.json
 run     python -m serving.table --params recipes/cpu_tiny.yaml --release artifacts/release --out artifacts/table
 
-A seed stands alone: no history, no profile, the seed as context item. Its own row never holds the seed.
+A seed stands alone: no history, no profile, the seed as context item. Its own row never holds the seed. Tombstones of a
+home are not known here: whoever hands the table on strikes them out.
 """
 
 from dataclasses import dataclass

@@ -1,11 +1,12 @@
-"""Answers and reactions as rows: what the service said today is an event source of tomorrow.
+"""Answers and reactions as rows: reactions are an event source, answers are what monitoring reads.
 
     data/traffic/day=YYYY-MM-DD/<worker>-<n>.parquet     plumline.schema.TRAFFIC
     data/traffic/.scratch/                               being written
 
 Rows wait in memory until there are enough of them or the oldest is old enough, then become one file by one rename; a
 file is never touched again. A worker that is killed loses what waited (at most `flush_seconds` of it), one that is
-stopped loses nothing. A full disk loses the oldest rows beyond `_MAX_WAITING` and says so; answering goes on.
+stopped loses nothing. The stage `events` reads reactions with the next day whose events have landed. A full disk loses
+the oldest rows beyond `_MAX_WAITING` and says so; answering goes on.
 """
 
 import secrets

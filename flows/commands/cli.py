@@ -268,7 +268,7 @@ def rollback(as_json: bool) -> None:
 @click.argument("item_ids", nargs=-1, required=True)
 @_json_option
 def retract(item_ids: tuple[str, ...], as_json: bool) -> None:
-    """Never serve these items again, whatever release answers, rollbacks included."""
+    """Never serve these items again from this home, whatever release answers; Bentos and tables do not know."""
     from serving.pointers import add_tombstones
 
     tombstones = sorted(add_tombstones(_home() / "releases", item_ids))

@@ -1,6 +1,7 @@
 """The sum of sequential item-kNN and text kNN: what goes together, and among equals what is alike.
 
-On the Amazon 2014 sets it beats most published generative models when seen items are masked, without any training.
+On amazon2014_beauty it has Recall@10 .0752 with seen items masked and .0623 without (benchmarks/amazon.py): near what
+TIGER published (.0648), and far from the best that was published since.
 """
 
 from __future__ import annotations

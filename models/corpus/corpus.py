@@ -15,7 +15,7 @@ the first), title → SID (`naming`; targets are the SID), SID → title, topics
 SFT (PLUM 2.3, eq. 3): a window of a user's history is one example in which no token is computed twice. It is a tree:
 the trunk is the history; where a new day begins a branch leaves it that holds the rest of the prompt and then, each as
 a branch of its own, the items of that day. The path from the root to a target is token by token what `render_prompt`
-gives a server that is asked at that moment, so that every target of a window is learned the way it is served.
+gives for a request at that moment (the service does not say its moment: models/language/prompt.py).
 """
 
 from datetime import date

@@ -94,7 +94,10 @@ def effective_vocabulary(counts: np.ndarray, share: float = 0.95) -> int:
 
 
 def hallucination_rate(is_live: np.ndarray) -> float:
-    """Share of generated SIDs that no live item has. is_live: any shape of bool, at least one."""
+    """Share of SIDs that no live item has. is_live: any shape of bool, at least one.
+
+    `scores` gives those of a search in which every code of a level is allowed, so tokens that are no code never count.
+    """
     if is_live.size == 0:
         raise ValueError("a rate over no SIDs; leave the measure out where there is none")
     return float(1.0 - np.mean(is_live))

@@ -7,8 +7,9 @@
                 --vocabulary … --sft … --index … --base= --seed 17 --out artifacts/scores
 
 A query is a user and a held-out day: the history is what was known before that day, relevant are the distinct items of
-that day, and every live item is ranked (nothing is sampled). Models stay as they were at as_of; only histories
-grow from day to day. Two protocols, because the difference between them is large wherever things are bought twice:
+that day, and every live item is ranked (nothing is sampled). Models stay as they were at as_of; only histories grow
+from day to day. The user is said to come at noon of the day; the service says no time (models/language/prompt.py). Two
+protocols, because the difference between them is large wherever things are bought twice:
 
     seen_masked    items of the history are taken out of the ranking and out of the relevant ones; queries of which
                    nothing relevant remains are left out
@@ -64,7 +65,7 @@ class ScoresParams(Params):
     leave_one_out_queries: int = Field(default=300, ge=0)
     """Users asked for their last held-out event, given all before it; 0: that protocol is left out."""
     hallucination_queries: int = Field(default=200, ge=1)
-    """Queries that are also searched without the index, for the hallucination rate."""
+    """Queries that are also searched without the index (any code of each level), for the hallucination rate."""
     beam_check_queries: int = Field(default=10, ge=0)
     """Queries of which every SID is scored exactly, to see what the beams miss; 0: none."""
     beam_check_max_sids: int = Field(default=100_000, ge=1)

@@ -1,4 +1,4 @@
-"""The one place that renders a request: training and serving both call it, so that they cannot disagree.
+"""The one place that renders a request: training, scoring and serving call it.
 
     <bos> <history> sid sid <gap> sid … [<gap>] <user> country France <context> sid <next>   → the target's L tokens
 
@@ -14,6 +14,10 @@ holds it). `models/corpus/sft_examples.py` puts the same parts (head, events, ta
 A gap token stands only before an event that came an hour or more after the one before it, so that the items of one
 basket cost no extra tokens; the last one tells how long after its last event the user is back. A segment with nothing
 to say is left out.
+
+One template does not make the requests alike. The last gap is the true one in training, up to noon of the day in the
+stage `scores`, and a day in the service, which does not say when a user asks (`at_ms`). A history without times, which
+a request may bring, has no gaps but that one.
 """
 
 from collections.abc import Mapping, Sequence

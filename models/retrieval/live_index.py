@@ -3,7 +3,8 @@
 Not a stage. An `Epoch` never changes: a request takes one and keeps it to its end. Adding and removing items makes the
 next epoch in the time that its delta takes, not its base; answers are at every moment those of an index rebuilt from
 scratch (tests/models/retrieval/test_live_index.py). `LiveIndex` holds the newest epoch, and rebuilds base and delta
-into one in the background, never in place: what came in meanwhile is done again on the new base.
+into one in the background, never in place: what came in meanwhile is done again on the new base. No flow and no route
+of the service feeds it yet.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Requests → items: what the scores stage and the service share, so that what is measured is what is served.
+"""Requests → items: the one search that the scores stage and the service share.
 
 Not a stage. A Retriever holds everything of one release that answers depend on: weights, vocabulary, SIDs and one epoch
-of the index. It never changes after loading: new items and items that go make another one, in milliseconds.
+of the index. It never changes after loading: new items and items that go make another one, in milliseconds. What is
+asked differs: the stage `scores` says when (noon of the day) and knows no tombstones, the service does not say when.
 """
 
 from __future__ import annotations
@@ -164,7 +165,7 @@ class Retriever:
         return frozenset(self.epoch.item_ids())
 
     def prompt(self, request: Request) -> Prompt:
-        """Token ids of a request, the same that training saw for such a user."""
+        """Token ids of a request, in the template of the training; `models/language/prompt.py` says what differs."""
         from models.language.prompt import render_prompt
 
         known = [(self.codes_of[item], time) for item, time in request.history if item in self.codes_of]

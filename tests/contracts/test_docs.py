@@ -59,7 +59,8 @@ def _contexts(parent: click.Context) -> Iterator[click.Context]:
 def _settings_reference() -> str:
     rows = [
         "# Settings: where Plumline runs\n",
-        "Environment variables; none changes the bytes of an artifact.\n",
+        "Environment variables; none is part of an artifact's key. Device, threads and processes order the sums of\n"
+        "floats: weights that another choice trains may differ in their last bits, and in what follows from those.\n",
         "| variable | default | meaning |",
         "|---|---|---|",
     ]
