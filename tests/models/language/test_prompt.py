@@ -69,7 +69,7 @@ def test_nobody_else_writes_a_segment(root: Path) -> None:
         for path in (root / folder).rglob("*.py")
         if any(f'"<{name}>"' in path.read_text(encoding="utf-8") for name in ("history", "user", "context", "next"))
     }
-    assert named == {"models/language/prompt.py", "models/language/vocabulary.py"}
+    assert named == {"models/language/prompt.py", "models/language/words.py"}
 
 
 def test_profile_is_text_from_outside(words: Vocabulary) -> None:
