@@ -84,6 +84,12 @@ def found_company(folder: Path, environment: dict[str, str]) -> Company:
 
 
 @pytest.fixture(scope="session")
+def tiny() -> dict[str, dict[str, object]]:
+    """What a recipe changes to be made in seconds: section → values."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
 def prefect_url(tmp_path_factory) -> Iterator[str]:
     """One Prefect server for all commands of the session."""
     from flows.clock.server import prefect_server
