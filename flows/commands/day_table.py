@@ -99,7 +99,7 @@ class DayTable:
             "release": lambda r: r["release_id"],
             "gate": lambda r: r["verdict"],
             "R@10 not masked, days after": lambda r: _model_recall(r["scores"]),
-            "hallucination, unconstrained": lambda r: _percent(r["scores"].get("hallucination_rate")),
+            "SIDs of no item, no index": lambda r: _percent(r["scores"].get("hallucination_rate")),
             "beams miss, items/probability": lambda r: _missed(r["scores"].get("beam")),
             "invalid SIDs, constrained": lambda r: str(r["scores"].get("num_invalid", "-")),
             "items / SID uniqueness": lambda r: f"{r['sids']['num_items']} / {r['sids']['uniqueness']:.2%}",

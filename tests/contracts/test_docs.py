@@ -139,7 +139,9 @@ def test_every_page_stands_in_the_index():
     lines = [line for line in _prose(index).splitlines() if line.startswith("* ")]
     listed = [re.match(r"\* \[[^]]+\]\(([^)]+)\): \S", line) for line in lines]
     assert all(listed), "a line of the index is `* [page](page): what it says`"
-    pages = {path.relative_to("docs").as_posix() for path in _tracked() if path.parts[0] == "docs"} - {"README.md"}
+    pages = {
+        path.relative_to("docs").as_posix() for path in _tracked() if path.parts[0] == "docs" and path.suffix == ".md"
+    } - {"README.md"}
     assert sorted(match[1] for match in listed if match) == sorted(pages)
 
 
