@@ -272,7 +272,7 @@ def retract(item_ids: tuple[str, ...], as_json: bool) -> None:
     from serving.pointers import add_tombstones
 
     tombstones = sorted(add_tombstones(_home() / "releases", item_ids))
-    _print(tombstones, as_json, [f"{len(tombstones)} items are never served"])
+    _print(tombstones, as_json, [f"never served from this home: {len(tombstones)} item{'s' * (len(tombstones) != 1)}"])
 
 
 @main.group()
