@@ -31,7 +31,6 @@ def write_inputs(folder: Path, retired: list[bool]) -> tuple[Path, Path]:
 
 
 def test_stage_indexes_live_items_newest_first(tmp_path: Path) -> None:
-    pytest.importorskip("features.catalog")
     catalog, sids = write_inputs(tmp_path, [False, False, True, False, False])
     out = tmp_path / "out"
     run(IndexParams(), catalog=catalog, sids=sids, out=out)
@@ -44,7 +43,20 @@ def test_stage_indexes_live_items_newest_first(tmp_path: Path) -> None:
 
 
 def test_stage_refuses_an_empty_catalogue(tmp_path: Path) -> None:
-    pytest.importorskip("features.catalog")
     catalog, sids = write_inputs(tmp_path, [True] * 5)
     with pytest.raises(RefusedError, match="5 are retired"):
         run(IndexParams(), catalog=catalog, sids=sids, out=tmp_path / "out")
+
+
+def test_stage_leaves_out_and_counts_live_items_without_a_sid(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    catalog, sids = write_inputs(tmp_path, [False, True, False, True, False])
+    codes = np.array([[1, 0], [0, 1]], dtype=np.int32)
+    SidTable(SidSpace((2, 2)), False, ["a", "b"], codes).save(sids)  # c and e are live, d is retired
+    run(IndexParams(), catalog=catalog, sids=sids, out=tmp_path / "out")
+    index = Index.load(tmp_path / "out")
+    assert index.leaf_codes().tolist() == [[1, 0]]
+    assert read_index_item_ids(tmp_path / "out") == ["a"]
+    assert "index: 2 live items have no SID" in capsys.readouterr().err
+    catalog, sids = write_inputs(tmp_path / "whole", [False] * 5)
+    run(IndexParams(), catalog=catalog, sids=sids, out=tmp_path / "whole" / "out")
+    assert "no SID" not in capsys.readouterr().err
