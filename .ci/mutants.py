@@ -11,7 +11,7 @@ as a script only.
 A module is tested by tests/<its path>/test_<its name>.py, and test_<its name>_*.py where that is no module's own. All
 happens in a copy of the working tree in a temporary folder. What the tests import from elsewhere (torch takes longer
 than most tests) is imported once; every mutant then runs in a fork, which imports the copy's own code anew. A mutant is
-noticed if pytest fails in any way, or takes longer than three times the tests of the unchanged module and a minute.
+noticed if pytest fails in any way, or takes longer than three times the tests of the unchanged module and 20 s.
 """
 
 from __future__ import annotations
@@ -227,7 +227,7 @@ def measure(module: str, sample: int, seed: int, folder: Path) -> dict[str, Any]
     num_run, survivors, num_late = 0, [], 0
     for mutant in drawn:
         (copy / module).write_text(mutant.source)
-        code = forked(lambda: run_tests(copy, module), log, 3 * seconds_whole + 60)
+        code = forked(lambda: run_tests(copy, module), log, 3 * seconds_whole + 20)
         num_run, num_late = num_run + 1, num_late + (code is None)
         if code == 0:
             survivors.append({"line": mutant.line, "before": mutant.before, "after": mutant.after})
