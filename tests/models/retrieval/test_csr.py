@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.retrieval.csr import Index, is_old_format
+from models.retrieval.csr import ITEMS_FILE, Index, is_old_format, read_index_item_ids
 from plumline.errors import CorruptArtifactError, InputError, MissingArtifactError, RefusedError
+from plumline.tables import write_parquet
 
 
 @st.composite
@@ -114,16 +116,14 @@ def test_a_file_of_another_index_is_refused(tmp_path: Path, name: str) -> None:
         Index.load(tmp_path / one)
 
 
-@pytest.mark.parametrize(("name", "column"), [("level_0_children", 1), ("level_1_children", 2), ("level_1_items", 3)])
-def test_an_array_that_ends_elsewhere_is_refused(tmp_path: Path, name: str, column: int) -> None:
-    """Of the right length, with another last entry."""
+@pytest.mark.parametrize("name", [name for name in FILES if name.endswith(("children", "items"))])
+def test_an_array_of_another_length_or_that_ends_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
     Index.build(np.array([[0, 1], [1, 1], [1, 0]]), (2, 2)).save(tmp_path)
     array = np.load(tmp_path / f"{name}.npy")
-    assert len(array) == column + 1
-    array[-1] += 1
-    np.save(tmp_path / f"{name}.npy", array)
-    with pytest.raises(CorruptArtifactError, match="different indexes"):
-        Index.load(tmp_path)
+    for damaged in (np.append(array[:-1], array[-1] + 1), np.append(array, array[-1]), np.append(0, array)):
+        np.save(tmp_path / f"{name}.npy", damaged)
+        with pytest.raises(CorruptArtifactError, match="different indexes"):
+            Index.load(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["num_leaves", "num_items"])
@@ -173,6 +173,11 @@ def test_items_stand_at_the_positions_of_their_leaves() -> None:
     np.testing.assert_array_equal(index.item_codes(), codes[index.item_rows])
     assert [list(index.positions_behind(leaf)) for leaf in range(4)] == [[0], [1, 2], [3], [4]]
     assert [starts.tolist() for starts in index.items] == [[0, 3, 5], [0, 1, 3, 4, 5]]
+
+
+def test_ids_of_the_items_are_read(tmp_path: Path) -> None:
+    write_parquet(tmp_path / ITEMS_FILE, pa.table({"published_ms": [1, 2], "item_id": ["b", "a"]}))
+    assert read_index_item_ids(tmp_path) == ["b", "a"]
 
 
 def test_bad_tables_are_refused() -> None:
