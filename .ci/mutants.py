@@ -2,6 +2,7 @@
 
     make mutants MODULES="models/retrieval/trie.py" N=60        (N=0: all mutants)
     python .ci/mutants.py --sample 60 --seed 0 --out build/mutants.json models/retrieval/trie.py
+    python .ci/mutants.py --again build/mutants.json            (after tests were added: only what no test noticed)
 
 Only mutmut's operators are used, not its runner: that one leaves out every decorated function (`beam_search`, `parse`)
 and whatever stands outside functions, which is where the limits and thresholds are. Left out here: annotations,
@@ -209,8 +210,10 @@ def preload(imported: Path) -> None:
             importlib.import_module(name)
 
 
-def measure(module: str, sample: int, seed: int, folder: Path) -> dict[str, Any]:
-    """Run the tests of one module on its mutants."""
+def measure(
+    module: str, sample: int, seed: int, folder: Path, survivors_before: list[dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """Run the tests of one module on its mutants. survivors_before: what they noticed without these they still do."""
     tests, log, start = tests_of(module), folder / "log", time.monotonic()
     copy = folder / "copy"
     if not tests:
@@ -224,24 +227,27 @@ def measure(module: str, sample: int, seed: int, folder: Path) -> dict[str, Any]
     seconds_whole = time.monotonic() - begun
     source = (ROOT / module).read_text()
     num_all, drawn = mutants_of(source, f"{seed}:{module}")
-    num_run, survivors, num_late = 0, [], 0
+    num_run, num_tried, survivors = 0, 0, []
     for mutant in drawn:
-        (copy / module).write_text(mutant.source)
-        code = forked(lambda: run_tests(copy, module), log, 3 * seconds_whole + 20)
-        num_run, num_late = num_run + 1, num_late + (code is None)
-        if code == 0:
-            survivors.append({"line": mutant.line, "before": mutant.before, "after": mutant.after})
+        about = {"line": mutant.line, "before": mutant.before, "after": mutant.after}
+        num_run += 1
+        if survivors_before is None or about in survivors_before:
+            num_tried += 1
+            (copy / module).write_text(mutant.source)
+            if forked(lambda: run_tests(copy, module), log, 3 * seconds_whole + 20) == 0:
+                survivors.append(about)
         if sys.stderr.isatty():
             print(f"\r{module}: {num_run} run, {len(survivors)} not noticed", end="", file=sys.stderr, flush=True)
         if num_run == sample:
             break
     (copy / module).write_text(source)
+    if survivors_before is not None and num_tried != len(survivors_before):
+        raise SystemExit(f"{module}: changed since the results of --again; run it anew")
     return {
         "tests": tests,
         "num_mutants": num_all,
         "num_run": num_run,
         "num_noticed": num_run - len(survivors),
-        "num_stopped": num_late,
         "share": round(1 - len(survivors) / num_run, 3) if num_run else None,
         "seconds": round(time.monotonic() - start, 1),
         "survivors": sorted(survivors, key=lambda one: one["line"]),
@@ -254,18 +260,22 @@ def main() -> None:
     parser.add_argument("modules", nargs="*", default=list(MODULES), help="default: all that docs/mutants.md lists")
     parser.add_argument("--sample", type=int, default=60, help="mutants a module; 0: all")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--again", type=Path, help="results whose survivors alone are run, with their sample and seed")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "mutants.json")
     args = parser.parse_args()
     out = args.out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads do not live through a fork
+    before = json.loads(args.again.read_text()) if args.again else {"modules": {}}
+    sample, seed = before.get("sample", args.sample), before.get("seed", args.seed)
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="mutants-") as temporary:
         (Path(temporary) / "copy").mkdir()
         copy_tree(Path(temporary) / "copy")
-        for module in args.modules:
-            result = results[module] = measure(module, args.sample, args.seed, Path(temporary))
-            out.write_text(json.dumps({"sample": args.sample, "seed": args.seed, "modules": results}, indent=1) + "\n")
+        for module in before["modules"] or args.modules:
+            survivors = before["modules"][module]["survivors"] if args.again else None
+            result = results[module] = measure(module, sample, seed, Path(temporary), survivors)
+            out.write_text(json.dumps({"sample": sample, "seed": seed, "modules": results}, indent=1) + "\n")
             counts = f"{result['num_noticed']} of {result['num_run']} noticed ({result['share']:.0%})"
             print(f"\n{module}  {counts}, {result['num_mutants']} mutants, {result['seconds']:.0f} s", flush=True)
             for one in result["survivors"]:

@@ -162,10 +162,11 @@ def test_the_model_is_left_as_it_was_also_for_other_threads() -> None:
 def test_the_last_layer_runs_for_one_token_a_prompt() -> None:
     model, num_tokens = make("llama"), []
     for layer in model.model.layers:
-        layer.mlp.register_forward_hook(lambda _, __, output: num_tokens.append(output.shape[1]))
+        for block in (layer.self_attn.o_proj, layer.mlp):
+            block.register_forward_hook(lambda _, __, output: num_tokens.append(output.shape[1]))
     with torch.inference_mode():
         Decoder(model, [[1, 2, 3, 4], [5]], room=1)
-    assert num_tokens == [4, 1]
+    assert num_tokens == [4, 4, 1, 1]
 
 
 def test_there_is_room_for_what_was_asked_and_no_more() -> None:
