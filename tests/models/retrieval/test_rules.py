@@ -70,6 +70,8 @@ def test_canonical_text() -> None:
         ("fresh(7y)", "in m, h, d or w"),
         ("fresh(-1d)", "expected a duration of 0 to"),
         ("fresh(1e99w)", "expected a duration of 0 to"),
+        ("fresh(1000000.001d)", "expected a duration of 0 to 1,000,000 days"),
+        ("fresh(7d", "character 9: found the end, expected )"),
         ("~" * 51 + "a", "character 51: found '~', expected at most 50 levels"),
         ("(" * 1000, "character 51: found '(', expected at most 50 levels"),
         (" & ".join(["a"] * 101), "expected at most 100 conditions"),
@@ -89,6 +91,17 @@ def test_bounds_themselves_are_allowed() -> None:
     deep = "~" * 25 + "(" * 25 + "a" + ")" * 25
     assert str(parse(deep)) == "~" * 25 + "a"
     assert len(parse(" | ".join(f"s{i}" for i in range(100))).operands) == 100
+    assert parse("x" * 2000) == Named("x" * 2000)
+    assert parse("tt('" + '"' * 997 + "')").text == 'tt("' + '\\"' * 997 + '")'  # 2,000 characters once spaced
+    assert parse("fresh(1000000d)") == Fresh(10**6 * DAY)
+    assert parse("fresh(0m)") == Fresh(0)
+
+
+def test_the_example_in_a_message_is_a_rule() -> None:
+    with pytest.raises(InputError) as error:
+        parse("a b")
+    example = str(error.value).split("; a rule reads like ")[1]
+    assert parse(example) == parse('fresh(7d) & ~seen & category("a") & price < 20')
 
 
 texts = st.text(st.sampled_from(["a", "b", '"', "'", "\\", " ", "\n", "é"]), max_size=5)
@@ -291,6 +304,14 @@ def test_a_condition_that_no_item_meets_is_answered_with_what_there_is() -> None
     assert "…" in line
     assert "01" * 20 in line
     assert "01" * 21 not in line
+
+
+def test_explain_counts_over_the_index_and_its_delta() -> None:
+    one = Tags({"t": pa.array(["x", "y", "x"])}, None, 3), {"seen": Bits.at(np.array([0]), 3)}, Bits.full(3)
+    two = Tags({"t": pa.array(["x", "y"])}, None, 2), {"seen": Bits.empty(2)}, Bits.at(np.array([0]), 2)
+    assert explain(parse('t("x") & ~seen'), [one, two], at_ms=0) == (
+        't("x") leaves 3 of 4 items, then ~seen leaves 2 (alone 3)'
+    )
 
 
 def test_parts_of_one_group_are_one_entry() -> None:

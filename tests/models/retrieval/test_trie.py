@@ -75,3 +75,70 @@ def test_a_filled_level_is_dense_and_a_sparse_one_is_not() -> None:
     assert tables[0] is not None
     assert tables[0].tolist() == [[0, 1]]
     assert tables[1] is None
+
+
+def test_a_quarter_of_all_codes_fills_a_level_and_a_table_takes_at_most_16_mebibytes() -> None:
+    def is_dense(num_codes: int, size: int) -> bool:
+        return Trie.of(Index.build(np.arange(num_codes)[:, None], (size,)), "cpu").tables[0] is not None
+
+    assert is_dense(1, 4)
+    assert not is_dense(1, 5)
+    assert is_dense(2**20 + 1, 2**22)  # four bytes a code
+    assert not is_dense(2**20 + 1, 2**22 + 1)
+
+
+def test_roots_stand_in_the_tries_that_there_are() -> None:
+    base = Trie.of(Index.build(np.array([[0, 0]]), (2, 2)), "cpu")
+    for first, second in ((None, None), (base, None), (base, base)):
+        roots = State.roots(3, first, second, "cpu")
+        for trie, nodes in ((first, roots.nodes), (second, roots.twins)):
+            assert (nodes is None) == (trie is None)
+            assert nodes is None or nodes.tolist() == [[0], [0], [0]]
+
+
+def test_without_a_trie_every_code_follows_every_beam() -> None:
+    logp, score = torch.randn(2, 3, 5), torch.randn(2, 3)
+    found = expand(None, None, 0, State(None), logp, score)
+    torch.testing.assert_close(found.score.view(2, 3, 5), logp + score[..., None])
+    beam, code, state = found.chosen(torch.tensor([[0, 4, 5], [7, 13, 14]]))
+    assert beam.tolist() == [[0, 0, 1], [1, 2, 2]]
+    assert code.tolist() == [[0, 4, 0], [2, 3, 4]]
+    assert state == State(None)
+
+
+@pytest.mark.parametrize("filled", [0.0, 2.0])
+@pytest.mark.parametrize("with_delta", [False, True])
+def test_a_batch_of_beams_gives_what_each_request_gives_alone(
+    monkeypatch: pytest.MonkeyPatch, filled: float, with_delta: bool
+) -> None:
+    """Beams at different nodes, one of them dead, under three rules."""
+    monkeypatch.setattr(module, "_FILLED", filled)
+    generator = np.random.default_rng(7)
+    index = Index.build(generator.integers(0, SIZES, (40, 3)), SIZES)
+    more = Index.build(generator.integers(0, SIZES, (20, 3)), SIZES)
+    base, delta = Trie.of(index, "cpu"), Trie.of(more, "cpu") if with_delta else None
+    node = torch.tensor([[0, 2], [1, 3], [4, -1]])
+    twin = torch.tensor([[-1, 1], [0, 2], [3, -1]]) if with_delta else None
+    logp, score = torch.randn(3, 2, 6), torch.tensor([[0.0, -1.0], [-2.0, -3.0], [-4.0, -math.inf]])
+    rules = [Allowed(Bits.of(generator.random(40) < 0.5), Bits.of(generator.random(20) < 0.5)) for _ in range(2)]
+    rules.append(Allowed())
+    together = expand(base, delta, 1, State(node, twin), logp, score, rules)
+    for row in range(3):
+        one = slice(row, row + 1)
+        state = State(node[one], None if twin is None else twin[one])
+        alone = expand(base, delta, 1, state, logp[one], score[one], rules[one])
+        assert torch.equal(alone.score[0], together.score[row])
+        keep = torch.arange(alone.score.shape[1])[None]
+        alive = alone.score[0] > -math.inf
+        for left, right in zip(alone.chosen(keep)[:2], together.chosen(keep.expand(3, -1))[:2], strict=True):
+            assert left[0][alive].tolist() == right[row][alive].tolist()
+    assert (together.score[2].view(2, -1)[1] == -math.inf).all()
+
+
+def test_a_rule_counts_the_items_of_the_index_and_of_its_delta() -> None:
+    three, one = Bits.at(np.array([0, 2, 4]), 5), Bits.at(np.array([1]), 2)
+    assert len(Allowed(three)) == 3
+    assert len(Allowed(three, one)) == 4
+    assert len(Allowed(None, one)) == 1
+    assert len(Allowed(Bits.empty(5), Bits.empty(2))) == 0
+    assert len(Allowed()) == 1  # there is no telling
