@@ -9,10 +9,10 @@ and whatever stands outside functions, which is where the limits and thresholds 
 decorators, arguments of `len` and `isinstance`, plain texts within a `raise` (wording), what runs for type checkers or
 as a script only.
 
-A module is tested by tests/<its path>/test_<its name>.py alone. All happens in a copy of the working tree in a temporary
-folder. What the tests import from elsewhere (torch takes longer than most tests) is imported once; every mutant then
-runs in a fork, which imports the copy's own code anew. A mutant is noticed if pytest fails in any way, or takes longer
-than three times the tests of the unchanged module and 20 s.
+A module is tested by tests/<its path>/test_<its name>.py alone. All happens in a copy of the working tree in a
+temporary folder. What the tests import from elsewhere (torch takes longer than most tests) is imported once; every
+mutant then runs in a fork, which imports the copy's own code anew. A mutant is noticed if pytest fails in any way, or
+takes longer than three times the tests of the unchanged module and 20 s.
 """
 
 from __future__ import annotations

@@ -34,20 +34,10 @@ NUM_TEXT = 11  # ordinary tokens before the SID tokens; two unused rows stand af
 def tiny_model(kind: str, space: SidSpace, seed: int, dtype: torch.dtype = torch.float64) -> Any:
     """A random model whose logits are far from equal. float64: no two beams come so close that rounding decides."""
     torch.manual_seed(seed)
-    sizes: dict[str, Any] = {
-        "vocab_size": NUM_TEXT + space.num_tokens + 2,
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 128,
-        "initializer_range": 0.4,
-        "bos_token_id": 0,
-        "eos_token_id": 1,
-        "pad_token_id": 2,
-    }
-    config = AutoConfig.for_model(kind, **sizes, **KINDS[kind])
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "max_position_embeddings": 128}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.4}
+    tokens = {"vocab_size": NUM_TEXT + space.num_tokens + 2, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    config = AutoConfig.for_model(kind, **shape, **heads, **tokens, **KINDS[kind])
     return AutoModelForCausalLM.from_config(config).to(dtype).eval()
 
 
@@ -236,13 +226,9 @@ def test_float32_agrees_with_float64() -> None:
     prompts = [[1, 2, 3, 4, 5, 6], [4]]
     exact = tiny_model("llama", space, 8)
     single = tiny_model("llama", space, 8).to(torch.float32)
-    for before, after in zip(
-        *(
-            beam_search(m, prompts, space=space, sid_base=NUM_TEXT, index=index, width=10, device="cpu")
-            for m in (exact, single)
-        ),
-        strict=True,
-    ):
+    arguments: Any = {"space": space, "sid_base": NUM_TEXT, "index": index, "width": 10, "device": "cpu"}
+    found = [beam_search(model, prompts, **arguments) for model in (exact, single)]
+    for before, after in zip(*found, strict=True):
         np.testing.assert_array_equal(before.codes, after.codes)
         np.testing.assert_allclose(before.scores, after.scores, atol=1e-4)
 
@@ -407,6 +393,17 @@ def test_a_sample_of_each_request_keeps_to_its_rule_and_to_the_cap() -> None:
             assert max(of_branch.values()) <= cap
             assert len(beams.codes) == most
     assert len(prefixes) > 3  # other seeds, other samples
+
+
+def test_a_sample_of_everything_from_a_model_without_an_opinion_is_a_shuffle() -> None:
+    """Of two SIDs drawn one after the other, 7 of 63 times both are of one branch."""
+    space, draws = SidSpace((8, 8)), 100
+    model = tiny_model("llama", space, 0)
+    torch.nn.init.zeros_(model.lm_head.weight)
+    arguments: Any = {"space": space, "sid_base": NUM_TEXT, "index": None, "width": 64, "device": "cpu"}
+    found = [beam_search(model, [[1]], **arguments, choice=Choice(temperature=1.0, seed=seed)) for seed in range(draws)]
+    num_same = [int((beams.codes[1:, 0] == beams.codes[:-1, 0]).sum()) for [beams] in found]
+    assert np.mean(num_same) == pytest.approx(7, abs=4 * 2.5 / math.sqrt(draws))  # 2.5 of them is the deviation of one
 
 
 def test_a_cold_sample_is_the_order_of_the_probabilities() -> None:
