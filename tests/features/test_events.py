@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from datetime import UTC, date, datetime, timedelta
@@ -48,7 +49,8 @@ class Home:
     def run(self, as_of: date, **params: object) -> EventSnapshot:
         out = self.folder / "artifacts" / f"events-{as_of}"
         out.mkdir(parents=True, exist_ok=True)
-        chosen = EventsParams.model_validate({"horizon_days": 2, **params})
+        told = {"horizon_days": 2, **params}
+        chosen = EventsParams.model_validate({name: value for name, value in told.items() if value is not None})
         events.run(chosen, landing=self.landing, traffic=self.traffic, lake=str(self.lake), as_of=as_of, out=out)
         return EventSnapshot.load(out)
 
@@ -143,6 +145,53 @@ def test_too_many_bad_rows_refuse_everything(home: Home) -> None:
     assert home.lake_files() == {}
     home.run(day(0), quarantine_slack=12)
     assert home.refused(day(0)).num_rows == 12
+
+
+@pytest.mark.parametrize(("num_rows", "num_bad"), [(20, 10), (400, 20)])
+def test_a_day_may_have_ten_bad_rows_or_one_in_twenty(home: Home, num_rows: int, num_bad: int) -> None:
+    def deliver(bad: int) -> None:
+        times = [f"{START} {n // 60:02d}:{n % 60:02d}" for n in range(num_rows)]
+        items = ["nobody"] * bad + ["a"] * (num_rows - bad)
+        home.deliver(range(1), num_rows, item_id=items, timestamp=times)
+
+    deliver(num_bad + 1)
+    with pytest.raises(RefusedError, match=f"{num_bad + 1} of {num_rows} rows are bad"):
+        home.run(day(0))
+    shutil.rmtree(home.landing)
+    deliver(num_bad)
+    home.run(day(0))
+    assert home.refused(day(0)).num_rows == num_bad
+
+
+def test_days_of_two_weeks_after_as_of_are_judged_too(home: Home) -> None:
+    home.deliver(range(17), 1)
+    assert home.run(day(0), horizon_days=None).days[-1] == day(14)
+
+
+@pytest.mark.parametrize(
+    ("num_before", "num_rows", "noted"),
+    [(7, 8, True), (7, 10, False), (7, 160, False), (7, 162, True), (6, 162, False)],
+)
+def test_a_day_of_a_quarter_or_four_times_the_seven_before_it_is_noted(
+    home: Home, capsys: pytest.CaptureFixture[str], num_before: int, num_rows: int, noted: bool
+) -> None:
+    home.deliver(range(num_before), 40)
+    home.run(day(num_before - 1), horizon_days=0)
+    times = [f"{day(num_before)} {n // 60:02d}:{n % 60:02d}" for n in range(num_rows)]
+    home.deliver(range(num_before, num_before + 1), num_rows, items=None, timestamp=times)
+    home.run(day(num_before), horizon_days=0)
+    assert ("row count far from the trailing week's" in capsys.readouterr().err) is noted
+
+
+def test_two_million_rows_are_judged_at_a_time(tmp_path: Path) -> None:
+    class Days(events.Partition):
+        """A million rows of nothing, which take no memory."""
+
+        def read(self) -> pa.Table:
+            return pa.table({"x": pa.nulls(1_000_000)})
+
+    partitions = [Days(str(n), day(n), "", tmp_path, None, "landed") for n in range(5)]
+    assert [chunk.num_rows for chunk in events._chunks(partitions)] == [2_000_000, 2_000_000, 1_000_000]
 
 
 def test_a_day_out_of_proportion_is_noted_or_refused(home: Home, capsys: pytest.CaptureFixture[str]) -> None:

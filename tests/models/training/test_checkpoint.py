@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from models.corpus.examples import ExamplesBuilder
+from models.training import checkpoint
 from models.training.checkpoint import Checkpoint, identify
 from plumline import artifact
 from plumline.errors import InputError
@@ -96,7 +97,9 @@ def test_a_save_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
     assert found.notes["step"] == 2
 
 
-def test_identity_is_weights_examples_seed_and_stage() -> None:
+def test_identity_is_weights_examples_seed_stage_and_what_computes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Config:
         def __init__(self, name: str = "", layers: int = 2) -> None:
             self.told = {"_name_or_path": name, "layers": layers}
@@ -129,6 +132,14 @@ def test_identity_is_weights_examples_seed_and_stage() -> None:
         identify(model(), examples(), both, 1, "sft"),
     }
     assert len(others | {same}) == 7
+    artifact.seal(tmp_path, stage="cpt", key="k")
+    anchored = identify(model(), examples(), both, 1, "cpt", tmp_path)
+    assert anchored == identify(model(), examples(), both, 1, "cpt", tmp_path) not in {*others, same}
+    monkeypatch.setattr(torch, "__version__", "1.0.0")  # another version adds up in another order
+    assert identify(model(), examples(), both, 1, "cpt") not in {*others, same, anchored}
+    monkeypatch.undo()
+    monkeypatch.setattr(checkpoint, "code_version", {"models.training.loop": "another loop"}.__getitem__)
+    assert identify(model(), examples(), both, 1, "cpt") not in {*others, same, anchored}
 
 
 # One process imports torch and then forks a child a run: the child trains, is killed for good, and is replaced.

@@ -102,6 +102,20 @@ def test_mask_positions_and_targets_of_a_tree(tree: tuple[Examples, list[list[in
     assert np.diagonal(mask).all()  # padding too, else its softmax is not a number
 
 
+@pytest.mark.parametrize("members", [[0], [1], [0, 1], [1, 0]])
+def test_a_target_that_nothing_comes_before_is_no_target(members: list[int]) -> None:
+    """A root has no token that could predict it; the token that happens to stand before it is another example's."""
+    builder = ExamplesBuilder()
+    whole, end = np.arange(3, 0, -1, dtype=np.int32), np.ones(3, dtype=np.int8)
+    builder.add_tree(np.array([1, 2, 3], dtype=np.int32), whole, end, "recent", 1.0)
+    builder.add_tree(np.array([4, 5, 6], dtype=np.int32), whole, end, "recent", 1.0)
+    batch = all_rows(builder.build()).batch([members])
+    read = [batch.tokens[0, at] for at in batch.source]
+    pairs = {0: [(1, 2), (2, 3)], 1: [(4, 5), (5, 6)]}
+    expected = [pair for member in members for pair in pairs[member]]
+    assert list(zip(read, batch.target, strict=True)) == expected
+
+
 def test_too_long_or_no_examples_are_refused() -> None:
     examples = sequences(LENGTHS[:30])
     with pytest.raises(InputError, match="row_tokens 8"):
