@@ -43,6 +43,36 @@ def test_every_watched_gauge_alerts_beyond_its_limit_and_only_there() -> None:
         assert judge_gauges({watch.gauge: limit.value}, BOUNDS, day=DAY, release_id="r1") == []
 
 
+@pytest.mark.parametrize(
+    ("gauge", "held", "beyond"),
+    [
+        ("invalid_served", 0, 1),
+        ("retired_served", 0, 1),
+        ("repeated_served", 0, 1),
+        ("empty_percent", 1.0, 1.01),
+        ("degraded_percent", 5.0, 5.01),
+        ("latency_p99_ms", 1000, 1001),
+        ("requests", 0, None),
+        ("staleness_hours", 36, 36.1),
+        ("hallucination_percent", 10.0, 10.1),
+        ("beam_false", 0, 1),
+        ("beam_score_error", 1e-3, 1.1e-3),
+        ("beam_missed_items_percent", 10.0, 10.1),
+        ("sid_uniqueness_percent", 50.0, 49.9),
+        ("recall_over_popularity", 1.0, 0.999),
+        ("quarantined_rows", 10**9, None),
+        ("unreported_days", 3, 4),
+        ("drift_score", 1.0, 1.001),
+    ],
+)
+def test_where_a_day_becomes_an_alert_if_nobody_set_a_limit(gauge: str, held: float, beyond: float | None) -> None:
+    bounds = limits(MonitorParams())
+    assert judge_gauges({gauge: held}, bounds, day=DAY, release_id="r1") == []
+    if beyond is not None:
+        (alert,) = judge_gauges({gauge: beyond}, bounds, day=DAY, release_id="r1")
+        assert (alert.name, alert.value) == (gauge, beyond)
+
+
 def test_limits_follow_the_parameters() -> None:
     assert "quarantined_rows" not in limits(MonitorParams())
     assert BOUNDS["quarantined_rows"] == Limit(5.0)

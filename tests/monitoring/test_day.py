@@ -50,3 +50,12 @@ def test_traffic_quarantine_tombstones_and_verdict(example: ModuleType, tmp_path
     assert day.most_served[0].num_served == 20
     assert [alert.name for alert in day.alerts] == ["retired_served", "unreported_days", "gate_failed"]
     assert day.gauges["checks_failed"] == 3
+
+
+def test_a_day_is_compared_with_the_week_before_it(example: ModuleType, tmp_path: Path) -> None:
+    release = example.make_release(tmp_path / "r", DAY - timedelta(days=1))
+    for back in (0, 7, 8):
+        rows = [example.answer(DAY - timedelta(days=back), n, ["item-00"], release.release_id) for n in range(3 + back)]
+        example.put_traffic(tmp_path / "data" / "traffic", DAY - timedelta(days=back), rows)
+    day = gather(tmp_path, release, day=DAY, now=NOW, params=MonitorParams())
+    assert {(drift.num_reference, drift.num_current) for drift in day.drifts} == {(10, 3)}

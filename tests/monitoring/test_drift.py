@@ -5,6 +5,7 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -86,6 +87,38 @@ def test_same_seed_same_answer() -> None:
     rng = np.random.default_rng(2)
     reference, current = rng.integers(0, 50, 500), rng.integers(0, 50, 700)
     assert _compare(reference, current, 50, 7) == _compare(reference, current, 50, 7)
+
+
+def test_one_day_in_a_hundred_passes_the_noise_floor_by_chance() -> None:
+    rng = np.random.default_rng(6)
+    shares = _zipf(8, 0.7)
+    passed = []
+    for seed in range(12):
+        sides = [rng.choice(8, 500, p=shares) for _ in range(2)]
+        floor = _compare(*sides, 8, seed).noise_floor
+        counts = rng.multinomial(500, shares, (2, 2000))
+        passed.append((psi(counts[0], counts[1]) > floor).mean())
+    assert 0.005 < np.mean(passed) < 0.025
+
+
+@pytest.mark.parametrize(("longer", "drifted"), [(2140, False), (2160, True)])
+def test_a_move_of_a_fifth_on_the_scale_of_psi_is_drift(
+    example: ModuleType, tmp_path: Path, longer: int, drifted: bool
+) -> None:
+    """Of 3,000 answers half had a short history the day before; 0.194 is no drift yet, 0.208 is one."""
+    served_items = read_served_items(example.make_release(tmp_path / "r", DAY - timedelta(days=1)))
+
+    def traffic(num_long: int) -> pa.Table:
+        template = rows_to_table([example.answer(DAY, 0, ["item-00"], "any")])
+        lengths = pa.array([9] * num_long + [1] * (3000 - num_long), TRAFFIC.schema.field("history_length").type)
+        place = template.column_names.index("history_length")
+        return pa.concat_tables([template] * 3000).set_column(place, "history_length", lengths)
+
+    found = drift_of_day(traffic(1500), traffic(longer), served_items, MonitorParams(), day=DAY)
+    (length,) = [drift for drift in found if drift.name == "history_length"]
+    assert length.noise_floor < 0.1
+    assert 0.15 < length.psi < 0.25
+    assert length.drifted is drifted
 
 
 def test_large_samples_are_thinned() -> None:
