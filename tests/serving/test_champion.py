@@ -74,7 +74,9 @@ def test_a_broken_release_keeps_the_old_one_until_it_is_mended(
     assert release_id(champion) == real.ids[0]
     assert (counts.swaps, counts.failures) == (1, 1)  # tried once, not twice a second
     weights.write_bytes(whole)
-    champion.refresh(31.0)
+    champion.refresh(30.4)  # it failed at 0.5
+    assert release_id(champion) == real.ids[0]
+    champion.refresh(30.6)
     assert (release_id(champion), counts.swaps) == (real.ids[1], 2)
 
 

@@ -1,5 +1,6 @@
 """Promote and rollback: what moves, what refuses, and that nothing half-moved can be read."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from plumline.errors import CorruptArtifactError, InputError, MixedReleaseError, RefusedError
+from serving import pointers
 from serving.pointers import (
     CANDIDATE,
     add_tombstones,
@@ -149,6 +151,52 @@ def test_damaged_tombstones_are_no_empty_list(releases: Path) -> None:
         tombstones_path(releases).write_text(text)
         with pytest.raises(CorruptArtifactError, match="tombstones"):
             read_tombstones(releases)
+
+
+def test_a_rollback_remembers_a_hundred_releases(releases: Path, ids: tuple[str, str]) -> None:
+    promote(releases, ids[0], expected=0)
+    history = [f"r{number}" for number in range(100)]
+    about = {"release_id": ids[0], "fencing": 101, "history": history, "action": "promote"}
+    pointer_path(releases).write_text(json.dumps(about))
+    assert promote(releases, ids[1], expected=101).history == (*history[1:], ids[0])
+
+
+class Clock:
+    """Seconds that pass only while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.mark.parametrize(("held", "moved"), [(9.5, True), (10.5, False)])
+def test_a_writer_waits_ten_seconds_for_its_turn(
+    releases: Path, ids: tuple[str, str], monkeypatch: pytest.MonkeyPatch, held: float, moved: bool
+) -> None:
+    (releases / "pointers").mkdir(exist_ok=True)
+    with (releases / "pointers" / ".lock").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+
+        class Held(Clock):
+            """The other writer lets go after some seconds."""
+
+            def sleep(self, seconds: float) -> None:
+                super().sleep(seconds)
+                if self.now >= held:
+                    fcntl.flock(other, fcntl.LOCK_UN)
+
+        monkeypatch.setattr(pointers, "time", Held())
+        if moved:
+            assert promote(releases, ids[0], expected=0).release_id == ids[0]
+        else:
+            with pytest.raises(RefusedError, match="holds the lock for 10 s"):
+                promote(releases, ids[0], expected=0)
+            assert read_pointer(releases) is None
 
 
 def _promote_one(releases: str, release_id: str) -> str:

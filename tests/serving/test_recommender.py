@@ -1,6 +1,7 @@
 """Whatever is asked: only items that exist, may be served, and do not repeat come back."""
 
 from dataclasses import replace
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,13 @@ def recommender(real: Any) -> Recommender:
 
 
 class OneUser:
-    """An online store of one answer."""
+    """An online store of one answer, of a day."""
 
-    def __init__(self, user: OnlineUser) -> None:
-        self.user = user
+    def __init__(self, user: OnlineUser, day: date = date.max) -> None:
+        self.user, self.day = user, day
 
-    def read(self, user_id: str, timeout_s: float = 0.05, not_before: Any = None) -> OnlineUser:
-        return self.user
+    def read(self, user_id: str, timeout_s: float = 0.05, not_before: date = date.min) -> OnlineUser:
+        return self.user if self.day >= not_before else OnlineUser(degraded=True, reason="stale")
 
 
 class Liar:
@@ -41,10 +42,12 @@ class Liar:
 
     def __init__(self, honest: Any, hits: list[Hit]) -> None:
         self.codes_of, self.vocabulary, self._hits = honest.codes_of, honest.vocabulary, hits
+        self.widths: list[int] = []
 
     def retrieve(
         self, requests: list[Request], k: int, width: int, choice: Any = None, allowed: Any = None
     ) -> list[list[Hit]]:
+        self.widths.append(width)
         return [self._hits for _ in requests]
 
     def without(self, item_ids: frozenset[str]) -> "Liar":
@@ -125,6 +128,10 @@ def test_titles_are_those_of_the_catalogue(recommender: Recommender) -> None:
     assert titles["item005"] == "thing number 5 <a_1><b_1><c_1>"
 
 
+def test_a_hundred_items_may_be_asked_for(recommender: Recommender) -> None:
+    assert len(recommender.recommend(k=100).items) == len(LIVE)
+
+
 @pytest.mark.parametrize("k", [0, -1, 101])
 def test_k_out_of_range(recommender: Recommender, k: int) -> None:
     with pytest.raises(InputError, match=f"k = {k}: ask for 1 to 100"):
@@ -158,6 +165,22 @@ def test_whatever_a_model_proposes_is_checked(recommender: Recommender) -> None:
     answer = asked.recommend(history=["item009"], k=7)
     assert ids(answer) == ["item001", "item006"]
     assert (answer.num_invalid, answer.reason) == (5, "short")
+
+
+def test_fifty_beams_or_as_many_as_items_are_asked_for(recommender: Recommender) -> None:
+    liar: Any = Liar(recommender.retriever, [])
+    asked = replace(recommender, retriever=liar)
+    for k in (1, 49, 51, 100):
+        asked.recommend(history=["item009"], k=k)
+    assert liar.widths == [50, 50, 51, 100]
+
+
+@pytest.mark.parametrize(("days", "reason"), [(2, ""), (3, "stale")])
+def test_features_may_be_two_days_older_than_the_release(recommender: Recommender, days: int, reason: str) -> None:
+    user = OnlineUser((("item001", 1_000),), {}, found=True)
+    features: Any = OneUser(user, recommender.release.as_of - timedelta(days=days))
+    answer = recommender.recommend(user_id="u1", features=features)
+    assert (answer.reason, answer.degraded) == (reason, bool(reason))
 
 
 def test_online_features_stand_in_for_a_history(recommender: Recommender) -> None:

@@ -88,6 +88,42 @@ def test_due_by_count_or_by_age(tmp_path: Path) -> None:
     assert not writer.is_due(at=200.0)
 
 
+def test_rows_wait_five_seconds_or_for_company(tmp_path: Path) -> None:
+    writer = TrafficWriter(tmp_path, "w")
+    writer.append(row(1), at=100.0)
+    assert not writer.is_due(at=104.9)
+    assert writer.is_due(at=105.1)
+    for number in range(254):
+        writer.append(row(number), at=100.0)
+    assert not writer.is_due(at=100.0)
+    writer.append(row(256), at=100.0)
+    assert writer.is_due(at=100.0)
+
+
+def test_a_hundred_thousand_rows_may_wait_and_the_oldest_go_first(tmp_path: Path) -> None:
+    class Kept(TrafficWriter):
+        """Where the disk is full until there is room."""
+
+        rows: tuple[TrafficRow, ...] = ()
+        full = True
+
+        def _write(self, day: date, rows: list[TrafficRow]) -> None:
+            if self.full:
+                raise OSError("no space left")
+            self.rows += tuple(rows)
+
+    writer = Kept(tmp_path, "w")
+    first, second, last = row(1), row(2), row(3)
+    for one in (first, *[second] * 100_000):
+        writer.append(one, at=0.0)
+    assert writer.flush() == 0
+    writer.append(last, at=0.0)
+    writer.full = False
+    assert writer.flush() == 100_000
+    assert writer.rows.count(second) == 99_999
+    assert (writer.rows[0], writer.rows[-1]) == (second, last)
+
+
 def test_many_threads_lose_nothing(tmp_path: Path) -> None:
     writer = TrafficWriter(tmp_path, "w")
 
