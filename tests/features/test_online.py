@@ -16,7 +16,6 @@ import pyarrow as pa
 import pytest
 
 from features.online import (
-    MAX_HISTORY,
     OnlineFeatures,
     OnlineUser,
     end_of_day_ms,
@@ -58,7 +57,7 @@ def write_day(folder: Path, histories: Histories, profiles: dict[str, str | None
 def days(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Two days of three users; on the second, u2 is gone."""
     root = tmp_path_factory.mktemp("days")
-    long = [(f"i{number}", 1_320_000_000_000 + number) for number in range(MAX_HISTORY + 5)]
+    long = [(f"i{number}", 1_320_000_000_000 + number) for number in range(205)]
     first = write_day(
         root / "first", {"u1": [("a", 1_320_000_000_123)], "u2": [("b", 5)], "long": long}, {"u1": "France", "p": None}
     )
@@ -109,8 +108,8 @@ def test_unknown_users_are_no_failure(features: OnlineFeatures) -> None:
 
 def test_long_histories_keep_their_newest_events(features: OnlineFeatures) -> None:
     history = read(features, "long").history
-    assert len(history) == MAX_HISTORY
-    assert history[-1] == (f"i{MAX_HISTORY + 4}", 1_320_000_000_000 + MAX_HISTORY + 4)
+    assert len(history) == 200
+    assert history[-1] == ("i204", 1_320_000_000_204)
 
 
 def test_the_next_day_replaces_the_day_before_while_readers_read(
@@ -184,6 +183,19 @@ def test_a_store_that_hangs_costs_its_time_limit(features: OnlineFeatures, home:
     store.gate.set()
     assert read(hanging, "u1").found
     hanging.close()
+
+
+def test_a_read_waits_a_twentieth_of_a_second(features: OnlineFeatures, home: Path) -> None:
+    store: Any = HangingStore(features._store)
+    hanging = OnlineFeatures(store, home)
+    waited = []
+    for _ in range(4):
+        began = time.perf_counter()
+        assert hanging.read("u1").reason == "timeout"
+        waited.append(time.perf_counter() - began)
+    store.gate.set()
+    hanging.close()
+    assert 0.04 < min(waited) < 0.3
 
 
 class FailingStore(HangingStore):

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from plumline.errors import ArtifactError, InputError, PlumlineError, RefusedError
+from serving import deploy
 from serving.deploy import (
     bentoml_home,
     build_bento,
@@ -67,6 +68,45 @@ def test_no_bento_of_what_is_no_release(tmp_path: Path) -> None:
 
 def test_free_ports_are_free() -> None:
     assert not is_ready(f"http://127.0.0.1:{free_port()}")
+
+
+class Clock:
+    """Seconds that pass only while somebody sleeps."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class Hanging(subprocess.Popen):  # type: ignore[type-arg]
+    """A process that does not end for as long as anybody waits."""
+
+    def __init__(self) -> None:
+        super().__init__(["sleep", "60"])
+        self.waited: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> int:
+        if timeout is not None:
+            self.waited.append(timeout)
+            raise subprocess.TimeoutExpired(self.args, timeout)
+        return super().wait()
+
+
+def test_a_service_has_two_minutes_to_start_and_thirty_seconds_to_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging, clock = Hanging(), Clock()
+    monkeypatch.setattr(deploy, "time", clock)
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: hanging)
+    with pytest.raises(PlumlineError, match="was not ready after 120 s"), serve_process(tmp_path):
+        pass
+    assert 120 < clock.now < 121
+    assert hanging.waited == [30]
+    assert hanging.poll() is not None  # it was killed then
 
 
 @pytest.mark.slow

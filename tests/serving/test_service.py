@@ -1,5 +1,6 @@
 """The HTTP service in this process: answers, refusals, hot swap, traffic. test_deploy.py starts the real one."""
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator
@@ -140,6 +141,77 @@ def test_bad_bodies_get_one_line(client: TestClient, body: Any, line: str) -> No
     assert set(answer.json()) == {"error"}
     assert line in answer.json()["error"]
     assert "\n" not in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("field", "most", "beyond"),
+    [
+        ("k", 100, 101),
+        ("user_id", "u" * 256, "u" * 257),
+        ("context_item", "i" * 256, "i" * 257),
+        ("history", ["i"] * 1000, ["i"] * 1001),
+        ("history", [{"item_id": "i" * 256, "timestamp": 1}], [{"item_id": "i" * 257, "timestamp": 1}]),
+        ("profile", {f"c{n}": "x" for n in range(64)}, {f"c{n}": "x" for n in range(65)}),
+        ("rule", "x" * 2000, "x" * 2001),
+        ("max_per_branch", 100, 101),
+        ("branch_level", 26, 27),
+        ("temperature", 100, 100.1),
+        ("temperature", 0.001, 0.0009),
+        ("seed", 2**63 - 1, 2**63),
+    ],
+)
+def test_how_much_a_body_may_ask(field: str, most: Any, beyond: Any) -> None:
+    from serving.service import RecommendRequest
+
+    assert RecommendRequest.model_validate_json(json.dumps({field: most})).problem == ""
+    assert RecommendRequest.model_validate_json(json.dumps({field: beyond})).problem.startswith(field)
+
+
+@pytest.mark.parametrize(("field", "most"), [("request_id", 64), ("user_id", 256), ("item_id", 256), ("action", 32)])
+def test_how_much_a_reaction_may_say(field: str, most: int) -> None:
+    from serving.service import FeedbackRequest
+
+    said = {"request_id": "r", "user_id": "u", "item_id": "i", "action": "click"}
+    assert FeedbackRequest.model_validate_json(json.dumps({**said, field: "x" * most})).problem == ""
+    assert FeedbackRequest.model_validate_json(json.dumps({**said, field: "x" * (most + 1)})).problem.startswith(field)
+
+
+def test_a_request_waits_ten_seconds_among_sixty_three_others() -> None:
+    """What BentoML is told; its own middleware does the rest (504 and 429)."""
+    from serving.service import Plumline
+
+    traffic = Plumline.config["traffic"]
+    assert (traffic["timeout"], traffic["max_concurrency"]) == (10, 64)
+
+
+class SleepError(Exception):
+    """The service sleeps."""
+
+
+def seconds_slept(monkeypatch: pytest.MonkeyPatch, task: Any) -> float:
+    """How long a task of the service sleeps when it first does."""
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        raise SleepError
+
+    with monkeypatch.context() as patch, pytest.raises(SleepError):
+        patch.setattr(asyncio, "sleep", sleep)
+        asyncio.run(task)
+    return slept[0]
+
+
+def test_looks_for_a_champion_twice_a_second_and_for_features_every_ten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, served: Any
+) -> None:
+    from serving.service import Plumline
+
+    monkeypatch.setenv("PLUMLINE_HOME", str(tmp_path))
+    worker = Plumline.inner()
+    assert seconds_slept(monkeypatch, worker._watch()) == 0.5
+    assert seconds_slept(monkeypatch, worker._open_features()) == 10
+    assert worker._features_settled
 
 
 @pytest.mark.parametrize("text", ["{", "", "\x00", '{"k": NaN}', '{"user_id": "\ud800"}', "[" * 10_000])
