@@ -57,6 +57,15 @@ SEEDED = {
 }
 
 
+def test_ids_may_have_512_characters() -> None:
+    columns = make_events(2)
+    columns["user_id"][0] = columns["event_id"][1] = "x" * 512
+    assert judge(columns).bad_rows == {}
+    table = conform(pa.table({"item_id": ["x" * 512, "y" * 513, ""], "title": ["a", "b", "c"]}), ITEMS)
+    reasons = validate(items.frame(table), "items", {}).reasons(3, "critical", "warning").tolist()
+    assert reasons == ["", *["item_id empty or longer than 512 characters"] * 2]
+
+
 def test_every_seeded_violation_is_found_at_its_row_and_nothing_else() -> None:
     columns = make_events(60)
     for row, (column, value) in enumerate(SEEDED.values()):

@@ -16,6 +16,7 @@ from features.histories import HistoriesParams, parse_reward, read_histories, re
 from features.intake import rename
 from features.lake import EventSnapshot
 from features.landing import land
+from features.online import MAX_HISTORY
 from features.synthetic import make_world
 from plumline.artifact import read_json
 from plumline.errors import InputError, RefusedError
@@ -110,6 +111,13 @@ def test_what_counts_as_interest_is_chosen(hand_home: Path, tmp_path: Path) -> N
     for params in ({"positive_actions": ["sing"]}, {"min_watch_ratio": 0.5}):
         with pytest.raises(RefusedError, match="no event by 2024-01-07 shows interest"):
             run(hand_home, tmp_path / "none", **params)
+
+
+def test_two_hundred_events_are_kept_and_pairs_that_were_seen_twice_within_five_steps() -> None:
+    """What a recipe that is silent about it gets; the test below says what the three mean."""
+    told = HistoriesParams()
+    assert (told.max_events, told.min_pair_count, told.pair_window, told.eval_days) == (200, 2, 5, 14)
+    assert told.max_events == MAX_HISTORY  # what the online store keeps of a history
 
 
 @pytest.mark.parametrize("params", [{}, {"max_events": 4, "pair_window": 1, "min_pair_count": 1, "eval_days": 2}])

@@ -67,6 +67,15 @@ def test_a_broken_file_is_named_in_one_line(tmp_path: Path, name: str, text: str
     assert expected in str(error.value)
 
 
+def test_a_json_line_may_have_sixteen_megabytes(tmp_path: Path) -> None:
+    def line(megabytes: int) -> Path:
+        return write(tmp_path / "a.jsonl", json.dumps({"item_id": "x" * (megabytes << 20)}) + "\n")
+
+    assert read_table(line(15)).num_rows == 1
+    with pytest.raises(InputError, match="straddling object"):
+        read_table(line(33))
+
+
 def test_bytes_that_are_not_text_and_files_that_are_not_there(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"item_id,title\n1,ok\n2,\xff\n")
     with pytest.raises(InputError, match=r"line 3: byte 0xff is not UTF-8"):

@@ -14,6 +14,16 @@ def test_the_clear_majority_of_three_or_more() -> None:
     assert found == {(0,): "a", (0, 0): "a", (2,): "b", (2, 0): "b"}
 
 
+def test_three_of_five_are_clear_and_say_nothing_if_all_items_have_it() -> None:
+    codes = np.array([[place // 5, place % 5] for place in range(10)])
+    names = {row: ("a",) if row < 3 else ("b" if row < 5 else "c",) for row in range(10)}
+    assert name_prefixes(codes, names) == {(0,): "a", (1,): "c"}
+    names[5] = ("a", "c")  # 4 of 10 say something
+    assert name_prefixes(codes, names)[(0,)] == "a"
+    names |= dict.fromkeys((6, 7), ("a", "c"))  # 6 of 10 do not
+    assert (0,) not in name_prefixes(codes, names)
+
+
 def test_what_all_items_have_says_nothing() -> None:
     names = {row: ("x", "a" if row < 4 else "b") for row in range(9)}
     assert set(name_prefixes(CODES, names).values()) == {"a", "b"}

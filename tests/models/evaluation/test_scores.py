@@ -6,16 +6,21 @@ import datetime
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
+from features.catalog import Catalog
 from features.histories import read_histories, read_last_events, read_queries
 from models.baselines.item_knn import ItemKnn
 from models.baselines.popularity import Popularity
 from models.baselines.sasrec import SasRec
+from models.evaluation import scores as scores_stage
 from models.evaluation.scores import ScoresParams, read_scores, run
+from models.retrieval import beam_check
+from models.retrieval.beam_check import Certificate
 from models.retrieval.retriever import Request, Retriever
 from plumline.artifact import write_json
 from plumline.schema import QUERIES
@@ -239,6 +244,19 @@ def test_the_beams_are_certified(scored: Any) -> None:
     assert (beam["num_requests"], beam["k"], beam["width"]) == (10, 10, 10)
     assert (beam["num_invalid"], beam["num_duplicates"]) == (0, 0)
     assert 0 <= beam["missed_mass"] <= beam["missed_items"] <= 1
+
+
+@pytest.mark.parametrize(("num_sids", "certified"), [(100_000, True), (100_001, False)])
+def test_a_hundred_thousand_sids_are_certified_and_no_more(
+    world: Any, monkeypatch: pytest.MonkeyPatch, num_sids: int, certified: bool
+) -> None:
+    index = SimpleNamespace(num_leaves=num_sids)
+    retriever: Any = SimpleNamespace(epoch=SimpleNamespace(base=SimpleNamespace(index=index)))
+    whole: Any = Certificate(1, 50, 10, 19.0, 0.0, 0.0, 0.0, 0.0, num_invalid=0, num_duplicates=0)
+    monkeypatch.setattr(beam_check, "check_beams", lambda *_, **__: whole)
+    assert (
+        scores_stage._certificate(retriever, Catalog.load(world.catalog), [], ScoresParams(), 0) == whole
+    ) is certified
 
 
 def test_a_big_index_is_not_certified(world: Any, tmp_path: Path) -> None:

@@ -9,14 +9,47 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from models.retrieval import live_index
+from models.retrieval import beam_check, live_index
 from models.retrieval.beam import Beams
-from models.retrieval.beam_check import check_beams, score_all
+from models.retrieval.beam_check import Certificate, check_beams, score_all
 from models.retrieval.bits import Bits
 from models.retrieval.retriever import Request, Retriever
 from models.retrieval.rules import parse
 from plumline.errors import InputError
 from plumline.sid import SidSpace
+
+
+@pytest.mark.parametrize(("error", "holds"), [(1e-3, True), (1.01e-3, False)])
+def test_a_thousandth_is_what_rounding_explains(error: float, holds: bool) -> None:
+    certificate = Certificate(1, 50, 10, 19.0, 0.0, 0.0, 0.0, score_error=error, num_invalid=0, num_duplicates=0)
+    assert certificate.holds is holds
+
+
+@pytest.mark.parametrize(("vocabulary", "prefixes"), [(1000, 1024), (1 << 16, 512), (1 << 26, 1)])
+def test_a_large_vocabulary_makes_the_chunks_smaller(
+    monkeypatch: pytest.MonkeyPatch, vocabulary: int, prefixes: int
+) -> None:
+    class FullError(Exception):
+        """What the decoder was asked to hold."""
+
+    def decoder(model: Any, prompts: Any, places: int, device: Any) -> None:
+        raise FullError(places)
+
+    class Model:
+        """No model, but its size."""
+
+        def __init__(self) -> None:
+            self.config = self
+            self.vocab_size = vocabulary
+
+        def get_text_config(self) -> "Model":
+            return self
+
+    monkeypatch.setattr(beam_check, "Decoder", decoder)
+    codes = np.array([[0, 0, 0], [1, 1, 1]])
+    with pytest.raises(FullError) as asked:
+        score_all(Model(), [1], codes, space=SidSpace((2, 2, 2)), sid_base=4, device="cpu")
+    assert asked.value.args == (prefixes * 2,)  # two codes come before the last one of a SID
 
 
 @pytest.mark.parametrize("sizes", [(5,), (3, 4), (3, 4, 3), (2, 3, 2, 3)])

@@ -16,6 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.catalog import Catalog
+from models.retrieval import beam
+from models.retrieval.beam import Beams
 from models.retrieval.retriever import Request, Retriever
 from models.semantic_ids.table import SidTable
 from plumline.errors import InputError, MixedReleaseError
@@ -49,6 +51,22 @@ def exhaustive(world: Any, retriever: Retriever, request: Request) -> list[tuple
         score = sum(float(logp[len(prompt) - 1 + level, token]) for level, token in enumerate(sid))
         rows.append((-round(score, 4), codes, -first_seen[item].toordinal(), item, score))
     return [(item, score) for _, _, _, item, score in sorted(rows)]
+
+
+@pytest.mark.parametrize(("width", "sizes"), [(10, [16, 16, 8]), (2000, [2] * 20), (8000, [1] * 40)])
+def test_requests_go_sixteen_at_a_time_or_as_many_as_fit_the_memory(
+    retriever: Retriever, monkeypatch: pytest.MonkeyPatch, width: int, sizes: list[int]
+) -> None:
+    """The mask of one pass has at most 2**24 entries: requests x beams x (prompt and the codes of all beams)."""
+    found: list[int] = []
+
+    def search(model: Any, prompts: list[list[int]], **about: Any) -> list[Beams]:
+        found.append(len(prompts))
+        return [Beams(np.zeros((0, 3), dtype=np.int64), np.zeros(0, dtype=np.float32)) for _ in prompts]
+
+    monkeypatch.setattr(beam, "beam_search", search)
+    retriever.beams([Request(history=[("item01", 0)])] * 40, width, constrained=False)
+    assert found == sizes
 
 
 @st.composite

@@ -63,6 +63,7 @@ def test_a_layer_is_exact(seed: int, width: int, relu: bool) -> None:
 @pytest.mark.parametrize("width", [1, 2, 384, 4096, 10_000, 2**20])
 def test_sums_of_products_fit_a_float64(width: int) -> None:
     assert (width + 1) * 2 ** (2 * bits_for(width)) <= 2**53
+    assert bits_for(width) == 20 or (width + 1) * 2 ** (2 * bits_for(width) + 2) > 2**52  # no fewer than fit, up to 20
 
 
 def test_exponents_leave_headroom_and_clip_what_exceeds_it() -> None:
