@@ -337,3 +337,56 @@ def test_a_slice_may_lose_four_standard_errors_and_a_quarter(
     verdict = judge(scores, example.make_sids_report(), champion, GateParams())
     assert _check_of(verdict, "slice/history/short/champion").passed is passes
     assert verdict.passed is passes
+
+
+# --- figures that are odd ---
+
+
+@pytest.mark.parametrize("value", [True, "0", float("inf"), float("nan"), [0], None])
+def test_what_is_no_number_is_not_judged(example: ModuleType, value: Any) -> None:
+    verdict = judge({**example.make_scores(DAY), "num_invalid": value}, example.make_sids_report(), None, GateParams())
+    assert [(check.name, check.observed, check.valid) for check in verdict.failures] == [("num_invalid", None, False)]
+
+
+def test_one_query_is_enough_to_judge(example: ModuleType) -> None:
+    scores = example.make_scores(DAY, num_queries=1)
+    assert judge(scores, example.make_sids_report(), None, GateParams(), num_indexed=1).passed
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_an_error_that_is_not_known_counts_as_none(example: ModuleType, missing: int) -> None:
+    sides = _compared(example, 0.41, (0.05, 0.05), short=0.5)
+    del sides[missing]["methods"]["model"]["not_masked"]["recall@10_se"]
+    verdict = judge(sides[0], example.make_sids_report(), sides[1], GateParams())
+    assert _check_of(verdict, "not_masked/champion").limit == pytest.approx(0.4)  # two of the other's errors
+    assert verdict.passed
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_without_the_champions_recall_nothing_is_compared(example: ModuleType, missing: int) -> None:
+    sides = _compared(example, 0.5, (0.05, 0.05))
+    del sides[missing]["methods"]["model"]["not_masked"]["recall@10"]
+    verdict = judge(sides[0], example.make_sids_report(), sides[1], GateParams())
+    assert verdict.status == "invalid"
+    assert not _check_of(verdict, "not_masked/champion").valid
+    assert _check_of(verdict, "seen_masked/champion").valid
+
+
+def test_slices_are_found_by_protocol_at_any_depth_and_compared_where_both_have_an_error(example: ModuleType) -> None:
+    row = {"recall@10": 0.5, "recall@10_se": 0.01}
+    bare = {"recall@10": 0.5}
+    slices = {
+        "age": {"new": {"not_masked": row, "seen_masked": {**row, "recall@10": 0.1}}, "old": {"seen_masked": row}},
+        "history": {"short": bare, "long": row, "cold": row},
+        "note": "not a slice",
+    }
+    before = {"age": {"new": {"not_masked": row}}, "history": {"short": row, "long": bare, "gone": row}}
+    scores, champion = example.make_scores(DAY, slices=slices), example.make_scores(DAY, slices=before)
+    params = GateParams(slice_floors={"age/new": 0.4, "history/cold": 0.6})
+    verdict = judge(scores, example.make_sids_report(), champion, params)
+    found = {check.name: (check.observed, check.passed) for check in verdict.checks if check.name.startswith("slice/")}
+    assert found == {
+        "slice/age/new/champion": (0.5, True),
+        "slice/age/new": (0.5, True),
+        "slice/history/cold": (0.5, False),
+    }
