@@ -1,3 +1,4 @@
+import hashlib
 import os
 import random
 import signal
@@ -144,3 +145,163 @@ def test_replace_file_is_whole_or_absent(tmp_path):
     artifact.replace_file(tmp_path / "p.json", "two")
     assert (tmp_path / "p.json").read_text() == "two"
     assert [p.name for p in tmp_path.iterdir()] == ["p.json"]
+
+
+# --- what is on the disk, byte for byte ---
+
+
+def test_a_manifest_and_its_digest_letter_for_letter(tmp_path):
+    about = {"parents": {"a": "d1"}, "params": {"é": 1.5}, "arguments": {"seed": 7}, "code": "c", "git_sha": "g"}
+    with artifact.writing(tmp_path / "toy", stage="toy", key="k", **about) as scratch:
+        (scratch / "x").write_bytes(b"abc")
+    sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert (tmp_path / "toy" / "manifest.json").read_text() == (
+        '{\n  "arguments": {\n    "seed": 7\n  },\n  "code": "c",\n  "files": {\n    "x": {\n'
+        f'      "sha256": "{sha256}",\n      "size": 3\n    }}\n  }},\n'
+        '  "git_sha": "g",\n  "key": "k",\n  "params": {\n    "é": 1.5\n  },\n'
+        '  "parents": {\n    "a": "d1"\n  },\n  "stage": "toy"\n}\n'
+    )
+    manifest = artifact.verify(tmp_path / "toy")
+    assert (manifest.parents, manifest.params, manifest.arguments) == ({"a": "d1"}, {"é": 1.5}, {"seed": 7})
+    assert (manifest.code, manifest.git_sha) == ("c", "g")
+    said = '{"files":{"x":{"sha256":"' + sha256 + '","size":3}},"stage":"toy"}'
+    assert manifest.digest == hashlib.sha256(said.encode()).hexdigest()
+    bare = artifact.Manifest("toy", "k", {})
+    assert (bare.parents, bare.params, bare.arguments, bare.code, bare.git_sha) == ({}, {}, {}, "", "")
+
+
+def test_canonical_json_has_one_spelling_and_no_nan(tmp_path):
+    assert artifact.canonical_json({"b": [1, 2.5, None], "a": "é"}) == '{"a":"é","b":[1,2.5,null]}'
+    for write in (artifact.canonical_json, lambda value: artifact.write_json(tmp_path / "x.json", value)):
+        with pytest.raises(ValueError, match="Out of range"):
+            write(float("nan"))
+
+
+def test_json_that_is_none_is_told_from_json_that_is_not_there(tmp_path):
+    path = tmp_path / "deep" / "down" / "x.json"
+    artifact.write_json(path, ["é"])
+    assert path.read_bytes() == '[\n  "é"\n]\n'.encode()
+    assert artifact.read_json(path) == ["é"]
+    with pytest.raises(MissingArtifactError, match=r"y\.json: no such file; run the stage that writes it"):
+        artifact.read_json(tmp_path / "y.json")
+    for content in (b"{", b"\xff"):
+        path.write_bytes(content)
+        with pytest.raises(CorruptArtifactError, match=r"x\.json: not JSON \(.*; delete it and run the stage again"):
+            artifact.read_json(path)
+
+
+def test_a_file_is_replaced_below_folders_that_are_not_there_and_a_failure_leaves_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "deep" / "down" / "p.json"
+    artifact.replace_file(path, "é")
+    assert path.read_bytes() == "é".encode()
+    synced = []
+    monkeypatch.setattr(artifact, "fsync_path", synced.append)
+    artifact.replace_file(path, "two")
+    assert [at.parent for at in synced] == [path.parent, path.parent.parent]
+    assert synced[0].name.startswith(f".p.json.{os.getpid()}.")
+    assert synced[1] == path.parent
+
+    def full(_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(artifact, "fsync_path", full)
+    with pytest.raises(OSError, match="no space left"):
+        artifact.replace_file(path, "three")
+    assert [at.name for at in path.parent.iterdir()] == ["p.json"]
+    assert path.read_text() == "two"
+
+
+def test_everything_is_on_the_disk_before_it_is_named(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(artifact, "fsync_path", lambda path: done.append(path.name))
+    monkeypatch.setattr(artifact, "crash_point", lambda stage, point: done.append(f"{stage}:{point}"))
+    with artifact.writing(tmp_path / "toy", stage="toy", key="k") as scratch:
+        (scratch / "sub").mkdir()
+        (scratch / "sub" / "y").write_bytes(b"2")
+        (scratch / "x").write_bytes(b"1")
+        name = scratch.name
+    steps = ["toy:body", "y", "x", "toy:written", "manifest.json", "sub", name, "toy:sealed"]
+    assert done == [*steps, tmp_path.name, "toy:published"]
+
+
+def test_where_folders_cannot_change_places_the_old_one_goes_aside(tmp_path, monkeypatch):
+    out = make(tmp_path / "toy", {"x": b"old", "only_old": b"1"})
+    monkeypatch.setattr(artifact, "_exchange", lambda a, b: False)
+    make(out, {"x": b"new"}, key="k2")
+    assert artifact.verify(out).key == "k2"
+    assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "x"]
+    assert list((tmp_path / ".scratch").iterdir()) == []
+
+
+def test_folders_change_places_in_one_step(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    if not artifact._exchange(tmp_path / "a", tmp_path / "b"):
+        pytest.skip("not on this file system")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
+    assert not artifact._exchange(tmp_path / "a", tmp_path / "nothing")
+
+
+def test_only_what_the_dead_left_behind_is_swept(tmp_path):
+    scratch = tmp_path / ".scratch"
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    kept = [f"toy-{os.getpid()}-00aa", "notes", "toy-x-00aa", f"a-b-c-{os.getpid()}-0"]
+    gone = [f"toy-{dead.pid}-00aa", f"a-b-c-{dead.pid}-0"]
+    for name in (*kept, *gone):
+        (scratch / name).mkdir(parents=True)
+    make(tmp_path / "toy", {"x": b"1"})
+    assert sorted(path.name for path in scratch.iterdir()) == sorted(kept)
+
+
+def test_each_kind_of_damage_has_its_words(tmp_path):
+    out = make(tmp_path / "toy", {"x": b"12", "sub/manifest.json": b"{}"})
+    hint = "; delete the folder and run its stage again, or restore it from the registry"
+
+    def said():
+        with pytest.raises(CorruptArtifactError) as error:
+            artifact.verify(out)
+        return str(error.value).removeprefix(f"{out}/")
+
+    assert sorted(artifact.verify(out).files) == ["sub/manifest.json", "x"]  # the top manifest alone is none of them
+    (out / "x").write_bytes(b"1")
+    assert said() == f"x: 1 bytes where the manifest says 2{hint}"
+    (out / "x").write_bytes(b"13")
+    assert said() == f"x: content differs from the manifest's sha256{hint}"
+    (out / "x").unlink()
+    assert said() == f"x: named in the manifest but missing{hint}"
+    (out / "x").write_bytes(b"12")
+    (out / "stranger").touch()
+    assert said() == f"stranger: not named in the manifest{hint}"
+    (out / "stranger").unlink()
+    (out / "link").symlink_to(out / "x")
+    assert said() == "link: symbolic link inside an artifact; artifacts hold plain files only"
+    with pytest.raises(MissingArtifactError, match="none: no finished artifact there; run the stage that writes it"):
+        artifact.read_manifest(tmp_path / "none")
+    artifact.write_json(out / "manifest.json", {"stage": "toy", "key": "k", "files": {"x": {"size": 1}}})
+    assert said() == "manifest.json: not a manifest of this version (a file without sha256 and size)"
+
+
+def test_fingerprints_are_digests_hashes_and_names(tmp_path):
+    sealed = make(tmp_path / "in" / "sealed", {"x": b"1"})
+    (tmp_path / "in" / "plain").write_bytes(b"abc")
+    (tmp_path / "in" / ".hidden").write_bytes(b"?")
+    plain = artifact.sha256_file(tmp_path / "in" / "plain")
+    assert artifact.fingerprint(tmp_path / "in" / "plain") == plain
+    assert artifact.fingerprint(sealed) == artifact.read_manifest(sealed).digest
+    both = {"plain": plain, "sealed": artifact.read_manifest(sealed).digest}
+    assert artifact.fingerprint(tmp_path / "in") == artifact.sha256_json(both)
+
+
+def test_a_payload_is_copied_without_its_manifest_whole_or_by_name(tmp_path):
+    source = make(tmp_path / "source", {"x": b"1", "sub/y": b"2"})
+    artifact.copy_payload(source, tmp_path / "all")
+    assert sorted(p.relative_to(tmp_path / "all").as_posix() for p in artifact.list_files(tmp_path / "all")) == [
+        "sub/y",
+        "x",
+    ]
+    assert not (tmp_path / "all" / "manifest.json").exists()
+    artifact.copy_payload(source, tmp_path / "some", {"sub/y": "deep/z"})
+    assert [p.relative_to(tmp_path / "some").as_posix() for p in artifact.list_files(tmp_path / "some")] == ["deep/z"]
+    assert (tmp_path / "some" / "deep" / "z").read_bytes() == b"2"

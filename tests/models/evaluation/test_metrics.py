@@ -87,3 +87,26 @@ def test_effective_vocabulary_is_the_smallest_that_suffices(raw: list[int]) -> N
     best = sorted(raw, reverse=True)
     assert 100 * sum(best[:size]) >= 95 * sum(raw)
     assert 100 * sum(best[: size - 1]) < 95 * sum(raw)
+
+
+def test_lists_and_what_is_relevant_belong_together() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        metrics.hit_matrix([["a"], ["b"]], [{"a"}], 1)
+    assert metrics.hit_matrix([], [], 3).shape == (0, 3)
+    assert metrics.hit_matrix([["a", "b"]], [{"b"}], 1).dtype == bool
+    assert metrics.impressions([[]]).shape == (0,)
+    assert metrics.impressions([[]]).dtype == metrics.impressions([["a"]]).dtype == np.int64
+    assert metrics.coverage(np.array([2, 0, 1]), 4) == 0.5
+
+
+def test_a_standard_error_is_that_of_the_samples_drawn() -> None:
+    values, users = np.array([0.0, 1.0, 1.0, 0.5]), np.array(["a", "b", "b", "c"])
+    found = metrics.bootstrap_mean(values, users, seed=3, num_samples=4)
+    generator, means = np.random.default_rng(3), []
+    for _ in range(4):
+        drawn = [values[users == "abc"[user]] for user in generator.integers(0, 3, 3)]
+        means.append(np.concatenate(drawn).mean())
+    assert found.standard_error == pytest.approx(np.std(means, ddof=1))
+    assert metrics.bootstrap_mean(values, users, seed=3) == metrics.bootstrap_mean(
+        values, users, seed=3, num_samples=1000
+    )
