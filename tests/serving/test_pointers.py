@@ -97,6 +97,56 @@ def test_pointers_are_apart(releases: Path, ids: tuple[str, str]) -> None:
     assert read_pointer(releases, CANDIDATE).release_id == ids[0]  # type: ignore[union-attr]
 
 
+def test_what_stands_in_a_pointer_file(releases: Path, ids: tuple[str, str]) -> None:
+    a, b = ids
+    promote(releases, a, expected=0)
+    promote(releases, b, expected=1)
+    text = (
+        f'{{\n  "action": "promote",\n  "fencing": 2,\n  "history": [\n    "{a}"\n  ],\n'
+        f'  "previous": "{a}",\n  "release_id": "{b}"\n}}\n'
+    )
+    assert pointer_path(releases).read_text() == text
+    pointer = rollback(releases)
+    assert (pointer.action, read_pointer(releases)) == ("rollback", pointer)
+    assert {path.name for path in (releases / "pointers").iterdir()} == {"champion.json", ".lock"}
+    assert tombstones_path(releases) == releases / "tombstones.json"
+    add_tombstones(releases, ["y", "x"])
+    assert tombstones_path(releases).read_text() == '{"item_ids": ["x", "y"]}\n'
+
+
+def test_a_pointer_of_another_name_has_numbers_of_its_own(releases: Path, ids: tuple[str, str]) -> None:
+    promote(releases, ids[0], expected=0)
+    promote(releases, ids[1], expected=1)
+    assert fencing(releases, CANDIDATE) == 0
+    promote(releases, ids[0], expected=0, name=CANDIDATE)
+    promote(releases, ids[1], expected=1, name=CANDIDATE)
+    with pytest.raises(RefusedError, match=rf"candidate moved meanwhile: .* number 0, it is now 2 \({ids[1]}\)"):
+        promote(releases, ids[0], expected=0, name=CANDIDATE)
+    assert rollback(releases, CANDIDATE).release_id == ids[0]
+    assert (fencing(releases), fencing(releases, CANDIDATE)) == (2, 3)
+    with pytest.raises(RefusedError, match="nothing to roll back to"):
+        rollback(releases, CANDIDATE)
+
+
+def test_refusals_say_what_there_is(releases: Path, ids: tuple[str, str], tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match=r"this promotion was based on number 3, it is now 0 \(none\)"):
+        promote(releases, ids[0], expected=3)
+    with pytest.raises(RefusedError, match=r"no release 'r1' in .*/sealed; there are \[\]$"):
+        promote(tmp_path / "empty", "r1", expected=0)
+    (releases / "sealed" / ".scratch").mkdir()
+    with pytest.raises(RefusedError) as error:
+        promote(releases, "r1", expected=0)
+    assert str(error.value).endswith(f"there are {sorted(ids)}")
+    (sealed_folder(releases, ids[0]) / "release.json").unlink()
+    with pytest.raises(CorruptArtifactError, match=r"release\.json"):
+        promote(releases, ids[0], expected=0)
+    promote(releases, ids[1], expected=0)
+    about = {"release_id": ids[1], "fencing": 2, "history": [ids[0]], "action": "promote"}
+    pointer_path(releases).write_text(json.dumps(about))
+    with pytest.raises(RefusedError, match=f"cannot roll back to {ids[0]}, {ids[1]} stays: "):
+        rollback(releases)
+
+
 def test_missing_damaged_or_renamed_releases_are_not_promoted(releases: Path, ids: tuple[str, str]) -> None:
     a, b = ids
     promote(releases, a, expected=0)
