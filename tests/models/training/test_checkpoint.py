@@ -28,11 +28,15 @@ def keeper(folder: Path, lines: list[str] | None = None, **about: Any) -> Checkp
 def test_what_was_saved_is_found(tmp_path: Path) -> None:
     lines: list[str] = []
     kept = keeper(tmp_path, lines)
+    kept.discard()  # nothing is there yet, which is no mistake
     assert kept.find() is None
     assert lines == []
+    assert kept.step == 0
     kept.save(TENSORS, {"step": 2})
     kept.save(TENSORS, {"step": 3, "curve": [[2, 0.1 + 0.2]]})
-    found = keeper(tmp_path, lines).find()
+    again = keeper(tmp_path, lines)
+    found = again.find()
+    assert (kept.step, again.step) == (3, 3)
     assert found is not None
     assert found.notes == {"step": 3, "curve": [[2, 0.1 + 0.2]]}
     assert found.tensors.keys() == TENSORS.keys()
@@ -40,6 +44,8 @@ def test_what_was_saved_is_found(tmp_path: Path) -> None:
     assert lines == [f"cpt: goes on after step 3, from {kept.folder}"]
     assert list((tmp_path / ".scratch").iterdir()) == []
     assert {path.suffix for path in kept.folder.iterdir()} == {".json", ".safetensors"}
+    manifest = artifact.read_manifest(kept.folder)
+    assert (manifest.stage, manifest.key, manifest.params) == ("cpt.checkpoint", "k", kept.told)
     kept.discard()
     assert keeper(tmp_path).find() is None
 
