@@ -88,7 +88,9 @@ def day_files(manifest: Manifest) -> dict[date, str]:
 def cut_days(events: pa.Table) -> Iterator[tuple[date, pa.Table]]:
     """Events sorted by timestamp, cut at the UTC days: (day, rows), oldest first."""
     days = utc_day(events.column("timestamp")).cast(pa.int32()).to_numpy()
-    starts = np.flatnonzero(np.diff(days, prepend=days[:1] - 1)) if len(days) else np.zeros(0, np.int64)
+    if not len(days):
+        return
+    starts = np.flatnonzero(np.diff(days, prepend=days[:1] - 1))
     for start, end in zip(starts, [*starts[1:], len(days)], strict=True):
         yield date(1970, 1, 1) + timedelta(days=int(days[start])), events.slice(start, end - start)
 
