@@ -27,3 +27,13 @@ def test_a_deployed_cron_gets_scheduled_runs(home):
                 runs = client.read_flow_runs(flow_run_filter=scheduled)
                 time.sleep(1)
     assert len({run.deployment_id for run in runs}) == 2, "a deployment has no scheduled run"
+
+
+def test_a_run_counts_as_crashed_after_three_beats_that_did_not_come(tmp_path):
+    from flows.clock.schedule import AUTOMATIONS
+    from flows.clock.server import prefect_environment
+
+    beat = int(prefect_environment(tmp_path)["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
+    crashed, again = (automation["trigger"] for automation in AUTOMATIONS)
+    assert (crashed["within"], beat) == (90, 30)
+    assert (crashed["threshold"], again["threshold"], again["within"]) == (1, 1, 0)

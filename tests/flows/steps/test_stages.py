@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.steps.stages import StageFailed, StageKilled, execute, launched, workspace_lock
+from flows.steps.stages import StageFailed, StageKilled, execute, launched, run_stage, workspace_lock
 from plumline.errors import RefusedError
+from plumline.settings import get_settings
 
 
 def python(code):
@@ -104,3 +105,29 @@ def test_training_stages_are_launched_in_as_many_processes_as_told(monkeypatch):
         "1",
     ]
     assert launched("corpus", argv) == argv
+
+
+class State:
+    """How a task ended."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def result(self):
+        if self.error is not None:
+            raise self.error
+
+
+def test_a_killed_stage_is_tried_twice_again_after_two_and_twenty_seconds():
+    assert (run_stage.retries, run_stage.retry_delay_seconds) == (2, [2, 20])
+    again = [run_stage.retry_condition_fn(run_stage, None, State(error)) for error in (StageKilled("x"), None)]
+    assert again == [True, False]
+
+
+@pytest.mark.parametrize("error", [StageFailed("x"), RefusedError("x"), OSError("x")])
+def test_a_stage_that_failed_by_itself_is_not_tried_again(error):
+    assert not run_stage.retry_condition_fn(run_stage, None, State(error))
+
+
+def test_a_stage_has_six_hours():
+    assert get_settings().stage_timeout_s == 6 * 3600
