@@ -243,6 +243,35 @@ def test_folders_change_places_in_one_step(tmp_path):
     assert not artifact._exchange(tmp_path / "a", tmp_path / "nothing")
 
 
+@pytest.mark.parametrize(("answer", "done"), [(0, True), (-1, False)])
+def test_what_the_kernel_is_asked_to_exchange(monkeypatch, answer, done):
+    """Two names, each relative to the working folder (AT_FDCWD, -100), and RENAME_EXCHANGE (2)."""
+    asked = []
+
+    class Library:
+        def __init__(self, name, use_errno):
+            pass
+
+        def renameat2(self, *arguments):
+            asked.append(arguments)
+            return answer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artifact.ctypes, "CDLL", Library)
+        assert artifact._exchange(Path("a/é"), Path("b")) is done
+    assert asked == [(-100, "a/é".encode(), -100, b"b", 2)]
+
+
+def test_a_kernel_without_an_exchange_is_no_failure(monkeypatch):
+    class Library:
+        def __init__(self, name, use_errno):
+            pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artifact.ctypes, "CDLL", Library)
+        assert not artifact._exchange(Path("a"), Path("b"))
+
+
 def test_only_what_the_dead_left_behind_is_swept(tmp_path):
     scratch = tmp_path / ".scratch"
     dead = subprocess.Popen(["true"])
@@ -251,8 +280,10 @@ def test_only_what_the_dead_left_behind_is_swept(tmp_path):
     gone = [f"toy-{dead.pid}-00aa", f"a-b-c-{dead.pid}-0"]
     for name in (*kept, *gone):
         (scratch / name).mkdir(parents=True)
+    no_folder = scratch / f"file-{dead.pid}-0"  # what cannot be removed stops nobody
+    no_folder.touch()
     make(tmp_path / "toy", {"x": b"1"})
-    assert sorted(path.name for path in scratch.iterdir()) == sorted(kept)
+    assert sorted(path.name for path in scratch.iterdir()) == sorted([*kept, no_folder.name])
 
 
 def test_each_kind_of_damage_has_its_words(tmp_path):
