@@ -61,6 +61,11 @@ def test_ids_may_have_512_characters() -> None:
     columns = make_events(2)
     columns["user_id"][0] = columns["event_id"][1] = "x" * 512
     assert judge(columns).bad_rows == {}
+    columns["user_id"][0] += "x"
+    columns["event_id"][1] += "x"
+    bad = {reason: rows.tolist() for reason, rows in judge(columns).bad_rows.items()}
+    beyond = "empty or longer than 512 characters"
+    assert bad == {f"user_id {beyond}": [0], f"event_id {beyond}": [1]}
     table = conform(pa.table({"item_id": ["x" * 512, "y" * 513, ""], "title": ["a", "b", "c"]}), ITEMS)
     reasons = validate(items.frame(table), "items", {}).reasons(3, "critical", "warning").tolist()
     assert reasons == ["", *["item_id empty or longer than 512 characters"] * 2]

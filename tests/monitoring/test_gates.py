@@ -108,7 +108,7 @@ def test_a_release_without_a_certificate_is_judged_by_the_rest(example: ModuleTy
 def test_a_certificate_without_a_word_on_whether_it_holds_is_not_judged(example: ModuleType) -> None:
     verdict = judge(_change(example.make_scores(DAY), "beam|holds", None), example.make_sids_report(), None, PARAMS)
     assert verdict.status == "invalid"
-    assert [check.name for check in verdict.failures] == ["beam_certificate"]
+    assert [(check.name, check.passed) for check in verdict.failures] == [("beam_certificate", False)]
 
 
 def test_collapsed_codebook_is_kept_out(example: ModuleType) -> None:
