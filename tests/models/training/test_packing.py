@@ -219,6 +219,13 @@ def test_targets_alone_take_no_room_in_a_row() -> None:
         all_rows(examples, row_tokens=7)
 
 
+def test_a_last_token_that_is_no_target_takes_its_room() -> None:
+    builder = ExamplesBuilder()
+    builder.add_tree(np.arange(9, dtype=np.int32), np.arange(9, 0, -1), np.zeros(9, dtype=np.int8), "recent", 1.0)
+    with pytest.raises(InputError, match="row_tokens 8 is less than the longest example, 9"):
+        all_rows(builder.build(), row_tokens=8)
+
+
 def test_only_the_chosen_examples_take_part() -> None:
     rows = Rows(sequences([30, 5, 4]), np.array([1, 2]), 8, 1, pad=0)  # the first would be too long
     taken, cursor = rows.take(Cursor(), 1)
