@@ -9,7 +9,7 @@ import pytest
 
 from features.intake import read_table, rename, split_mapping
 from plumline.errors import InputError
-from plumline.schema import EVENTS, ITEMS, USERS
+from plumline.schema import EVENTS, ITEMS, USERS, Contract
 
 
 def one_line(error: pytest.ExceptionInfo[InputError]) -> str:
@@ -229,3 +229,29 @@ def test_vectors_and_tags_say_what_they_are() -> None:
     assert table.column("emb_x").type == pa.list_(pa.float32(), 2)
     assert table.column("tag_a").to_pylist() == ["x", "y"]
     assert table.column("tag_b").type == pa.list_(pa.string())
+
+
+@pytest.mark.parametrize(
+    ("contract", "name", "alias"),
+    [
+        *[(contract, "item_id", alias) for contract in (ITEMS, EVENTS) for alias in ("video_id", "product_id")],
+        *[(ITEMS, "channel", alias) for alias in ("brand_or_channel", "brand", "author")],
+        *[(ITEMS, "topics", alias) for alias in ("categories", "category", "genres", "tags")],
+        (ITEMS, "published_at", "first_seen_at"),
+        (ITEMS, "duration_s", "duration_ms"),
+        *[(EVENTS, "timestamp", alias) for alias in ("time", "ts")],
+        (EVENTS, "action", "event_type"),
+        (EVENTS, "watch_time_s", "watch_time_ms"),
+    ],
+)
+def test_every_other_name_of_a_column(contract: Contract, name: str, alias: str) -> None:
+    table = items() if contract is ITEMS else events()
+    table = table.drop_columns([name]) if name in table.column_names else table
+    renamed = rename(table.append_column(alias, pa.array(["1000"] * table.num_rows)), contract, {})
+    assert f"{contract.name}: {name} is taken from column {alias}" in renamed.notes
+    assert renamed.table.column(name).null_count == 0
+
+
+def test_a_header_may_have_spaces(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("item id,zip code\n007,01234\n")
+    assert read_table(tmp_path / "a.csv").to_pylist() == [{"item id": "007", "zip code": "01234"}]
