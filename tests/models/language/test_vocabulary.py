@@ -303,6 +303,17 @@ def test_profile_columns_are_the_ones_with_few_values(words: Vocabulary) -> None
     assert profile_text({"joined": "1", "country": "France", "age": None}, ("age", "country")) == "country France"
 
 
+@pytest.mark.parametrize(("num_values", "columns"), [(128, ("city",)), (129, ())])
+def test_a_column_of_more_than_128_values_is_no_feature(tmp_path: Path, num_values: int, columns: tuple) -> None:
+    write_inputs(tmp_path)
+    users = {"user_id": [f"u{n}" for n in range(129)], "city": [f"c{n % num_values}" for n in range(129)]}
+    write_parquet(tmp_path / "catalog" / "users.parquet", pa.table(users))
+    (tmp_path / "out").mkdir()
+    inputs = {name: tmp_path / name for name in ("catalog", "histories", "sids")}
+    run(VocabularyParams(text_tokens=300), **inputs, base=None, out=tmp_path / "out")
+    assert Vocabulary.load(tmp_path / "out").shape.profile_columns == columns
+
+
 def test_equal_inputs_give_equal_bytes(tmp_path: Path) -> None:
     first, second = make(tmp_path / "one").folder, make(tmp_path / "two").folder
     digests = [{p.relative_to(f): sha256_file(p) for p in list_files(f)} for f in (first, second)]
