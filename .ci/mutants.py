@@ -9,10 +9,10 @@ and whatever stands outside functions, which is where the limits and thresholds 
 decorators, arguments of `len` and `isinstance`, plain texts within a `raise` (wording), what runs for type checkers or
 as a script only.
 
-A module is tested by tests/<its path>/test_<its name>.py, and test_<its name>_*.py where that is no module's own. All
-happens in a copy of the working tree in a temporary folder. What the tests import from elsewhere (torch takes longer
-than most tests) is imported once; every mutant then runs in a fork, which imports the copy's own code anew. A mutant is
-noticed if pytest fails in any way, or takes longer than three times the tests of the unchanged module and 20 s.
+A module is tested by tests/<its path>/test_<its name>.py alone. All happens in a copy of the working tree in a
+temporary folder. What the tests import from elsewhere (torch takes longer than most tests) is imported once; every
+mutant then runs in a fork, which imports the copy's own code anew. A mutant is noticed if pytest fails in any way, or
+takes longer than three times the tests of the unchanged module and 20 s.
 """
 
 from __future__ import annotations
@@ -128,13 +128,9 @@ def _compared(source: str, code: str) -> Mutant:
     return Mutant(start + 1, "\n".join(before), "\n".join(after), code)
 
 
-def tests_of(module: str) -> list[str]:
-    """The module's own test files."""
-    path = ROOT / module
-    folder = ROOT / "tests" / Path(module).parent
-    others = {f"test_{other.stem}.py" for other in path.parent.glob("*.py") if other != path}
-    own = [folder / f"test_{path.stem}.py", *sorted(folder.glob(f"test_{path.stem}_*.py"))]
-    return [str(file.relative_to(ROOT)) for file in own if file.exists() and file.name not in others]
+def tests_of(module: str) -> str:
+    """The module's own test file."""
+    return str(Path("tests") / Path(module).parent / f"test_{Path(module).name}")
 
 
 def copy_tree(folder: Path) -> None:
@@ -190,7 +186,7 @@ def run_tests(folder: Path, module: str, imported: Path | None = None) -> int:
     phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
     hypothesis.settings.register_profile("mutants", deadline=None, derandomize=True, phases=phases)
     options = ["-x", "--assert=plain", "-p", "no:cacheprovider", "--hypothesis-profile=mutants", "--tb=line"]
-    code = int(pytest.main([*options, *tests_of(module)]))
+    code = int(pytest.main([*options, tests_of(module)]))
     if imported is not None:
         files = {name: getattr(loaded, "__file__", None) for name, loaded in list(sys.modules.items())}
         assert files.get(module.removesuffix(".py").replace("/", ".")) == str(folder / module), (
@@ -216,8 +212,8 @@ def measure(
     """Run the tests of one module on its mutants. survivors_before: what they noticed without these they still do."""
     tests, log, start = tests_of(module), folder / "log", time.monotonic()
     copy = folder / "copy"
-    if not tests:
-        raise SystemExit(f"{module}: no test file of its own under tests/{Path(module).parent}")
+    if not (ROOT / tests).exists():
+        raise SystemExit(f"{module}: no {tests}")
     if forked(lambda: run_tests(copy, module, folder / "imported.json"), log, 3600) != 0:
         raise SystemExit(f"{module}: its tests fail as it stands\n{log.read_text()[-3000:]}")
     preload(folder / "imported.json")

@@ -10,20 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
-    GemmaConfig,
-    GemmaForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from models.retrieval.beam import Choice, beam_search
 from models.retrieval.bits import Bits
@@ -32,42 +19,26 @@ from models.retrieval.trie import Allowed, Trie
 from plumline.errors import InputError, PlumlineError
 from plumline.sid import SidSpace
 
-KINDS = ["llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3"]
+WINDOW = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 3, "head_dim": 8}
+KINDS: dict[str, dict[str, Any]] = {
+    "llama": {},  # and SmolLM
+    "qwen2": {},
+    "qwen3": {"head_dim": 8, "tie_word_embeddings": True},
+    "gemma": {"head_dim": 8},
+    "gemma2": {**WINDOW, "attn_implementation": "eager"},  # caps its attention logits, which sdpa cannot
+    "gemma3_text": {**WINDOW, "final_logit_softcapping": 5.0},
+}
 NUM_TEXT = 11  # ordinary tokens before the SID tokens; two unused rows stand after them
 
 
 def tiny_model(kind: str, space: SidSpace, seed: int, dtype: torch.dtype = torch.float64) -> Any:
     """A random model whose logits are far from equal. float64: no two beams come so close that rounding decides."""
     torch.manual_seed(seed)
-    sizes: dict[str, Any] = {
-        "vocab_size": NUM_TEXT + space.num_tokens + 2,
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 128,
-        "initializer_range": 0.4,
-        "bos_token_id": 0,
-        "eos_token_id": 1,
-        "pad_token_id": 2,
-    }
-    match kind:
-        case "llama":  # and SmolLM
-            model = LlamaForCausalLM(LlamaConfig(**sizes))
-        case "qwen2":
-            model = Qwen2ForCausalLM(Qwen2Config(**sizes))
-        case "qwen3":
-            model = Qwen3ForCausalLM(Qwen3Config(**sizes, head_dim=8, tie_word_embeddings=True))
-        case "gemma":
-            model = GemmaForCausalLM(GemmaConfig(**sizes, head_dim=8))
-        case _:  # every second layer sees but the last three tokens
-            sizes |= {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 3, "head_dim": 8}
-            if kind == "gemma2":  # caps its attention logits, which sdpa cannot
-                model = Gemma2ForCausalLM(Gemma2Config(**sizes, attn_implementation="eager"))
-            else:
-                model = Gemma3ForCausalLM(Gemma3TextConfig(**sizes, final_logit_softcapping=5.0))
-    return model.to(dtype).eval()
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "max_position_embeddings": 128}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.4}
+    tokens = {"vocab_size": NUM_TEXT + space.num_tokens + 2, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    config = AutoConfig.for_model(kind, **shape, **heads, **tokens, **KINDS[kind])
+    return AutoModelForCausalLM.from_config(config).to(dtype).eval()
 
 
 def next_logp(model: Any, tokens: list[int], first: int, size: int, over_slice: bool) -> list[float]:
@@ -123,7 +94,7 @@ def check_a_random_case(seed: int) -> None:
     """Random model, trie, delta, rules, prompts of different lengths in one batch, width below or above the leaves."""
     dice = random.Random(seed)
     space = SidSpace(tuple(dice.randint(1, 6) for _ in range(dice.randint(1, 4))))
-    model = tiny_model(dice.choice(KINDS), space, seed)
+    model = tiny_model(dice.choice(list(KINDS)), space, seed)
     rows = [tuple(dice.randrange(size) for size in space.sizes) for _ in range(dice.choice([1, 5, 12, 30]))]
     cut = dice.randint(1, len(rows)) if dice.random() < 0.4 else len(rows)  # what stands behind it comes as a delta
     base, delta = rows[:cut], rows[cut:]
@@ -255,13 +226,9 @@ def test_float32_agrees_with_float64() -> None:
     prompts = [[1, 2, 3, 4, 5, 6], [4]]
     exact = tiny_model("llama", space, 8)
     single = tiny_model("llama", space, 8).to(torch.float32)
-    for before, after in zip(
-        *(
-            beam_search(m, prompts, space=space, sid_base=NUM_TEXT, index=index, width=10, device="cpu")
-            for m in (exact, single)
-        ),
-        strict=True,
-    ):
+    arguments: Any = {"space": space, "sid_base": NUM_TEXT, "index": index, "width": 10, "device": "cpu"}
+    found = [beam_search(model, prompts, **arguments) for model in (exact, single)]
+    for before, after in zip(*found, strict=True):
         np.testing.assert_array_equal(before.codes, after.codes)
         np.testing.assert_allclose(before.scores, after.scores, atol=1e-4)
 
@@ -356,3 +323,123 @@ def test_an_empty_allowed_set_is_an_error_that_names_the_rule() -> None:
         beam_search(model, [[1], [1]], **arguments, allowed=[one])
     with pytest.raises(InputError, match="without an index"):
         beam_search(model, [[1]], **{**arguments, "index": None}, allowed=[one])
+
+
+def test_a_sample_is_drawn_without_replacement_as_often_as_its_probability_says() -> None:
+    """One beam: a draw from the renormalised distribution; many: no repeats, and the scores are the model's own."""
+    space = SidSpace((3, 2, 2))
+    model = tiny_model("llama", space, 2)
+    table = np.array([[0, 0, 0], [0, 1, 0], [1, 0, 1], [2, 1, 1], [2, 1, 0]])
+    arguments: Any = {"space": space, "sid_base": NUM_TEXT, "index": Index.build(table, space.sizes), "device": "cpu"}
+    prompt, temperature, draws = [1, 7, 3], 2.0, 1000
+    exact = {}
+    for sid in map(tuple, table.tolist()):
+        exact[sid] = 1.0
+        for level, (size, offset) in enumerate(zip(space.sizes, space.offsets, strict=True)):
+            before = [NUM_TEXT + start + code for start, code in zip(space.offsets[:level], sid, strict=False)]
+            logp = next_logp(model, prompt + before, NUM_TEXT + offset, size, over_slice=False)
+            siblings = {other[level] for other in map(tuple, table.tolist()) if other[:level] == sid[:level]}
+            weights = {code: math.exp(logp[code] / temperature) for code in siblings}
+            exact[sid] *= weights[sid[level]] / sum(weights.values())
+    first, pairs = Counter[tuple[int, ...]](), Counter[tuple[tuple[int, ...], ...]]()
+    for seed in range(draws):
+        choice = Choice(temperature=temperature, seed=seed)
+        [beams] = beam_search(model, [prompt], **arguments, width=2, choice=choice)
+        drawn = list(map(tuple, beams.codes.tolist()))
+        assert len(set(drawn)) == 2
+        first[drawn[0]] += 1
+        pairs[tuple(drawn)] += 1
+    for sid, probability in exact.items():
+        error = 4 * math.sqrt(probability * (1 - probability) / draws) + 1e-9
+        assert first[sid] / draws == pytest.approx(probability, abs=error)
+        for other in exact.keys() - {sid}:
+            then = probability * exact[other] / (1 - probability)
+            assert pairs[sid, other] / draws == pytest.approx(then, abs=4 * math.sqrt(then / draws) + 1e-9)
+    [everything] = beam_search(model, [prompt], **arguments, width=9, choice=Choice(temperature=temperature, seed=1))
+    [best] = beam_search(model, [prompt], **arguments, width=9)
+    assert dict(zip(map(tuple, everything.codes.tolist()), everything.scores, strict=True)) == pytest.approx(
+        dict(zip(map(tuple, best.codes.tolist()), best.scores, strict=True)), abs=1e-5
+    )
+    alone, together = (
+        beam_search(model, some, **arguments, width=3, choice=Choice(temperature=1.0, seed=5))
+        for some in ([prompt], [[2, 2], prompt, [5]])
+    )
+    np.testing.assert_array_equal(alone[0].codes, together[1].codes)
+
+
+def test_a_sample_of_each_request_keeps_to_its_rule_and_to_the_cap() -> None:
+    """Requests with fewer SIDs than beams get all of theirs, and the same ones alone or in a batch."""
+    space = SidSpace((3, 3, 2))
+    model = tiny_model("llama", space, 3)
+    index = Index.build(np.array([[a, b, c] for a in range(3) for b in range(3) for c in range(2)]), space.sizes)
+    arguments: Any = {"space": space, "sid_base": NUM_TEXT, "index": index, "device": "cpu"}
+    kept = [[4], [0, 1, 6, 17], list(range(18)), list(range(18))]
+    allowed = [Allowed(Bits.at(np.array(positions), 18)) for positions in kept]
+    prompts, prefixes = [[1], [2, 3], [4, 5, 6], [4, 5, 6]], set()
+    for seed in range(6):
+        choice = Choice(temperature=3.0, seed=seed)
+        found = beam_search(model, prompts, **arguments, allowed=allowed, width=5, choice=choice)
+        assert [len(beams.codes) for beams in found] == [1, 4, 5, 5]
+        for prompt, rule, positions, beams in zip(prompts, allowed, kept, found, strict=True):
+            assert set(index.find_leaves(beams.codes).tolist()) <= set(positions)
+            [alone] = beam_search(model, [prompt], **arguments, allowed=[rule], width=5, choice=choice)
+            np.testing.assert_array_equal(alone.codes, beams.codes)
+        np.testing.assert_array_equal(found[2].codes, found[3].codes)  # of the same request the same sample
+        prefixes.add(tuple(map(tuple, found[2].codes.tolist())))
+        for cap, cap_level, most in ((1, 1, 3), (2, 1, 5), (1, 2, 5)):
+            capped = Choice(temperature=3.0, seed=seed, cap=cap, cap_level=cap_level)
+            [beams] = beam_search(model, [prompts[2]], **arguments, width=5, choice=capped)
+            of_branch = Counter(tuple(codes[:cap_level]) for codes in beams.codes.tolist())
+            assert max(of_branch.values()) <= cap
+            assert len(beams.codes) == most
+    assert len(prefixes) > 3  # other seeds, other samples
+
+
+def test_a_sample_of_everything_from_a_model_without_an_opinion_is_a_shuffle() -> None:
+    """Of two SIDs drawn one after the other, 7 of 63 times both are of one branch."""
+    space, draws = SidSpace((8, 8)), 100
+    model = tiny_model("llama", space, 0)
+    torch.nn.init.zeros_(model.lm_head.weight)
+    arguments: Any = {"space": space, "sid_base": NUM_TEXT, "index": None, "width": 64, "device": "cpu"}
+    found = [beam_search(model, [[1]], **arguments, choice=Choice(temperature=1.0, seed=seed)) for seed in range(draws)]
+    num_same = [int((beams.codes[1:, 0] == beams.codes[:-1, 0]).sum()) for [beams] in found]
+    assert np.mean(num_same) == pytest.approx(7, abs=4 * 2.5 / math.sqrt(draws))  # 2.5 of them is the deviation of one
+
+
+def test_a_cold_sample_is_the_order_of_the_probabilities() -> None:
+    space = SidSpace((8,))
+    model = tiny_model("llama", space, 6)
+    arguments: Any = {"space": space, "sid_base": NUM_TEXT, "index": None, "width": 8, "device": "cpu"}
+    [best] = beam_search(model, [[1, 2]], **arguments)
+    assert np.diff(best.scores).max() < -0.02
+    for seed in (0, 1, 2**63 - 1):
+        [cold] = beam_search(model, [[1, 2]], **arguments, choice=Choice(temperature=0.001, seed=seed))
+        np.testing.assert_array_equal(cold.codes, best.codes)
+        [hot] = beam_search(model, [[1, 2]], **arguments, choice=Choice(temperature=100.0, seed=seed))
+        assert hot.codes.tolist() != best.codes.tolist()
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        (Choice(temperature=0.0009), r"temperature 0.0009: 0.001 to 100.0"),
+        (Choice(temperature=100.1), r"temperature 100.1: 0.001 to 100.0"),
+        (Choice(temperature=1.0, seed=2**63), r"seed 9223372036854775808: 0 to 2\*\*63 - 1"),
+        (Choice(temperature=1.0, seed=-1), "seed -1: 0 to"),
+        (Choice(cap=1, cap_level=0), r"cap_level 0: a SID has levels 1 … 2"),
+        (Choice(cap=-1), "cap -1: at least 1"),
+        (Choice(cap=0), "cap 0"),
+        (Choice(cap_level=3), r"cap_level 3: a SID has levels 1 … 2"),
+        (Choice(cap_level=2), "cap_level 2 without a cap"),
+        (Choice(temperature=0.0), r"temperature 0.0: 0.001 to 100.0"),
+        (Choice(temperature=math.nan), "temperature nan"),
+        (Choice(temperature=1.0, seed=2**64), "seed 18446744073709551616: 0 to"),
+        (Choice(seed=1), "seed 1 without a temperature"),
+    ],
+)
+def test_bad_choices_are_refused(choice: Choice, said: str) -> None:
+    space = SidSpace((3, 3))
+    index = Index.build(np.array([[0, 0]]), (3, 3))
+    arguments: Any = {"space": space, "sid_base": NUM_TEXT, "index": index, "width": 2, "device": "cpu"}
+    with pytest.raises(InputError, match=said):
+        beam_search(tiny_model("llama", space, 0), [[1]], **arguments, choice=choice)

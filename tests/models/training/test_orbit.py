@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from models.training.orbit import SHARE, Orbit
+from models.training.orbit import Orbit
 from plumline.errors import InputError
 
 
@@ -50,9 +50,9 @@ def test_weights_beyond_the_limit_come_back_on_the_straight_line(tmp_path: Path)
     assert before > 0.1
     distance, shortened = orbit.hold(now)
     assert shortened
-    assert distance == pytest.approx(SHARE * 0.1, rel=1e-5)
+    assert distance == pytest.approx(0.5 * 0.1, rel=1e-5)
     for name, parameter in now.items():
-        expected = first[name] + SHARE * 0.1 / before * (moved[name] - first[name])
+        expected = first[name] + 0.5 * 0.1 / before * (moved[name] - first[name])
         assert torch.allclose(parameter.detach(), expected, atol=1e-6)
     assert orbit.hold(now) == (distance, False)
     assert math.isfinite(distance)
