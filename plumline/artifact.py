@@ -25,7 +25,6 @@ from plumline.errors import CorruptArtifactError, MissingArtifactError
 
 MANIFEST = "manifest.json"
 SCRATCH = ".scratch"
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
