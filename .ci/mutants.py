@@ -128,9 +128,22 @@ def _compared(source: str, code: str) -> Mutant:
     return Mutant(start + 1, "\n".join(before), "\n".join(after), code)
 
 
-def tests_of(module: str) -> str:
-    """The module's own test file."""
-    return str(Path("tests") / Path(module).parent / f"test_{Path(module).name}")
+def tests_of(module: str) -> list[str]:
+    """The module's own test files: test_<name>.py and test_<name>_<topic>.py, if no module has that longer name."""
+    path = Path(module)
+    folder = ROOT / "tests" / path.parent
+    own = [p for p in sorted(folder.glob(f"test_{path.stem}_*.py")) if not _is_another_s(path, p)]
+    return [str(p.relative_to(ROOT)) for p in [folder / f"test_{path.name}", *own] if p.exists()]
+
+
+def _is_another_s(module: Path, tests: Path) -> bool:
+    """Whether these are tests of another module, as test_beam_check.py is beside beam.py."""
+    words = tests.stem.removeprefix("test_").split("_")
+    names = ["_".join(words[:number]) for number in range(1, len(words) + 1)]
+    return any(
+        name != module.stem and len(name) > len(module.stem) and (ROOT / module.parent / f"{name}.py").exists()
+        for name in names
+    )
 
 
 def copy_tree(folder: Path) -> None:
@@ -186,7 +199,7 @@ def run_tests(folder: Path, module: str, imported: Path | None = None) -> int:
     phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
     hypothesis.settings.register_profile("mutants", deadline=None, derandomize=True, phases=phases)
     options = ["-x", "--assert=plain", "-p", "no:cacheprovider", "--hypothesis-profile=mutants", "--tb=line"]
-    code = int(pytest.main([*options, tests_of(module)]))
+    code = int(pytest.main([*options, *tests_of(module)]))
     if imported is not None:
         files = {name: getattr(loaded, "__file__", None) for name, loaded in list(sys.modules.items())}
         assert files.get(module.removesuffix(".py").replace("/", ".")) == str(folder / module), (
@@ -212,8 +225,8 @@ def measure(
     """Run the tests of one module on its mutants. survivors_before: what they noticed without these they still do."""
     tests, log, start = tests_of(module), folder / "log", time.monotonic()
     copy = folder / "copy"
-    if not (ROOT / tests).exists():
-        raise SystemExit(f"{module}: no {tests}")
+    if not tests:
+        raise SystemExit(f"{module}: no test file of its own")
     if forked(lambda: run_tests(copy, module, folder / "imported.json"), log, 3600) != 0:
         raise SystemExit(f"{module}: its tests fail as it stands\n{log.read_text()[-3000:]}")
     preload(folder / "imported.json")

@@ -284,7 +284,7 @@ def read_histories(folder: Path) -> pa.Table:
 
 
 def read_some_users(folder: Path, number: int) -> list[str]:
-    """Ids of users with a history, as examples for a person: those with the most events, ties by id; [] if none."""
+    """Ids of users with a history, as examples for a person: the longest (as they are kept) first, ties by id."""
     try:
         table = read_histories(folder)
     except ArtifactError:

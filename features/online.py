@@ -290,7 +290,8 @@ class PushedFeatures:
     """What was pushed, read from the artifacts that it was pushed from, without the seconds that Feast takes to import.
 
     For a process that asks for one user and ends. It answers as `OnlineFeatures` does (a test compares the two), while
-    the store holds exactly these artifacts, which their digests in its version say.
+    the store holds exactly these artifacts, which their digests in its version say. It does not notice a store that is
+    broken or slow; the service does.
     """
 
     def __init__(self, home: Path, online: OnlineVersion) -> None:

@@ -248,7 +248,10 @@ def _show(value: float | None) -> str:
 
 
 def _beam_certificate(scores: Mapping[str, Any]) -> Check:
-    """What the beams say must be so (beam_check.py); that they miss something is no lie and does not block."""
+    """What the beams say must be so; that they miss something is no lie and does not block.
+
+    See models/retrieval/beam_check.py.
+    """
     name, certificate = "beam_certificate", scores.get("beam")
     if certificate is None:
         reason = "no certificate: an older release, or scores.beam_check_queries is 0"

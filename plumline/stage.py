@@ -26,7 +26,7 @@ import tempfile
 import time
 import traceback
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -106,12 +106,20 @@ def import_closure(module: str) -> tuple[str, ...]:
 def _imported(path: Path) -> tuple[str, ...]:
     """Names that may be modules and that a source file imports anywhere."""
     names: list[str] = []
-    for node in ast.walk(ast.parse((CODE_ROOT / path).read_text(encoding="utf-8"))):
+    for node in _statements(ast.parse((CODE_ROOT / path).read_text(encoding="utf-8")).body):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
     return tuple(names)
+
+
+def _statements(body: Sequence[ast.AST]) -> Iterator[ast.AST]:
+    """Every statement, those within others too. Imports are statements, and expressions are most of a tree."""
+    for node in body:
+        yield node
+        for inner in ("body", "orelse", "finalbody", "handlers", "cases"):
+            yield from _statements(getattr(node, inner, ()))
 
 
 def _module_file(name: str) -> Path | None:

@@ -3,7 +3,7 @@ without.
 
     generate + prefix function   Hugging Face generate() with num_beams and prefix_allowed_tokens_fn, as its docs show:
                                  a dictionary from prefixes to tokens, or, where the SIDs are too many for a dictionary
-                                 of tuples, the children looked up in the CSR arrays of models/retrieval/index.py, one
+                                 of tuples, the children looked up in the CSR arrays of models/retrieval/csr.py, one
                                  walk a call
     generate + trie processor    the same generate() with a LogitsProcessor that masks all beams at once
     cached loop                  the search a good engineer writes in an afternoon: prefill once, repeat the KV cache a

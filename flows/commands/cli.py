@@ -156,7 +156,12 @@ def status(as_json: bool) -> None:
 @click.option("--rule", metavar="RULE", help="What every item must fulfil: 'fresh(7d) & ~seen & price < 20'.")
 @click.option("--now", metavar="DATE", help="When fresh(…) of the rule counts from, UTC; default: this moment.")
 @click.option("--max-per-branch", metavar="N", type=click.IntRange(1, 100), help="At most N SIDs with one first code.")
-@click.option("--temperature", metavar="T", type=float, help="A sample of the model's distribution, not the best.")
+@click.option(
+    "--temperature",
+    metavar="T",
+    type=click.FloatRange(0.001, 100),
+    help="A sample of the model's distribution, not the best.",
+)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the sample.")
 @click.option("-v", "--verbose", is_flag=True, help="SIDs and scores too.")
 @_json_option

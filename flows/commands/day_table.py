@@ -1,14 +1,15 @@
 """The table that `make day` prints: what the models reach, what was served, what it cost, where to look next."""
 
 import io
+import shlex
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from flows.commands.traffic_check import TrafficCheck
-from flows.steps.produce import read_run
 from flows.steps.registry import Entry, Registry
+from flows.steps.runs import read_run
 from plumline import artifact
 
 _METHODS = {
@@ -46,7 +47,7 @@ class DayTable:
         from rich.console import Console
 
         out = io.StringIO()
-        console = Console(file=out, width=100, no_color=True)
+        console = Console(file=out, width=100, no_color=True, markup=False, emoji=False)
         for table in (self._quality(), self._releases(), self._seconds()):
             console.print(table)
             console.print()
@@ -65,7 +66,7 @@ class DayTable:
     def next_commands(self) -> list[tuple[str, str]]:
         """What a newcomer may run next, each as it is printed, and what it shows."""
         return [
-            (f"plumline recommend --user {self.user}", "what the champion shows this user"),
+            (f"plumline recommend --user {shlex.quote(self.user)}", "what the champion shows this user"),
             ("plumline status", "what has landed, which release answers, what waits"),
             ("plumline serve", "the same over HTTP, until Ctrl-C: see docs/tutorial.md"),
         ]

@@ -48,6 +48,7 @@ class Answer:
             "reason": found.reason,
             "detail": found.detail,
             "num_allowed": found.num_allowed,
+            "note": self.note,
         }
 
     def lines(self, verbose: bool = False) -> list[str]:
@@ -93,6 +94,10 @@ def recommend(
     pointer = read_pointer(home / "releases")
     if pointer is None:
         raise RefusedError("no champion yet; run plumline bootstrap first")
+    if rule is not None:
+        from models.retrieval.rules import parse
+
+        parse(rule)  # before anything is loaded
     from models.retrieval.beam import Choice
     from serving.recommender import Recommender
 
@@ -108,11 +113,16 @@ def recommend(
         "choice": Choice(cap=max_per_branch, temperature=temperature, seed=seed),
     }
     if user is None:
-        found = recommender.recommend(history=[item for item in history or [] if item], **asked)
+        given = [item for item in history or [] if item]
+        found = recommender.recommend(history=given, **asked)
         named = ", ".join(list(recommender.titles)[:2])
         note = (
-            f"none of these items is known; items are called, for example, {named}" if not found.history_length else ""
+            f"{found.num_unknown_history} of {len(given)} items of the history are unknown" if given else "no history"
         )
+        if not found.history_length:
+            note += f"; items are called, for example, {named}"
+        elif not found.num_unknown_history:
+            note = ""
     else:
         found, note = _ask_for_user(home, recommender, user, asked)
     return Answer(found, _prices(recommender, [item.item_id for item in found.items]), note)
@@ -123,20 +133,23 @@ def _ask_for_user(home: Path, recommender: Any, user: str, asked: dict[str, Any]
 
     pushed = PushedFeatures.find(home)
     if pushed is not None:
+        known = pushed.read(user).found
         found = recommender.recommend(user_id=user, features=pushed, **asked)
     else:
         online = OnlineFeatures.open(home)
         try:
-            online.read(user, timeout_s=60.0)  # the first call builds the store's client, which takes a second
+            known = online.read(user, timeout_s=60.0).found  # the first call builds the client, which takes a second
             found = recommender.recommend(user_id=user, features=online, **asked)
         finally:
             online.close()
     if found.reason != "cold":
         return found, ""
+    if known:
+        return found, f"user {user!r} has no history of items that this release knows"
     from features.histories import read_some_users
 
-    known = ", ".join(read_some_users(home / "artifacts" / "histories", 2))
-    return found, f"nobody knows user {user!r}" + (f"; users are called, for example, {known}" if known else "")
+    named = ", ".join(read_some_users(home / "artifacts" / "histories", 2))
+    return found, f"nobody knows user {user!r}" + (f"; users are called, for example, {named}" if named else "")
 
 
 def _prices(recommender: Any, item_ids: list[str]) -> dict[str, float]:

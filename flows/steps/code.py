@@ -6,8 +6,9 @@ other code made may well be the same (docs/decisions/0008-what-a-change-of-code-
 
 from pathlib import Path
 
-from flows.steps.graph import read_graph
+from flows.steps.graph import graph_version, read_graph, upstream
 from flows.steps.registry import Registry
+from flows.steps.runs import read_run
 from plumline import artifact
 from plumline.errors import ArtifactError
 from plumline.stage import code_version
@@ -19,13 +20,16 @@ _ADOPTED = frozenset({"embeddings", "quantizer", "vocabulary", "cpt"})
 def stages_of_other_code(home: Path, release_id: str) -> list[str]:
     """Stages of the graph whose part of a release was made by other code than what is installed, in running order.
 
-    Parts that are not at hand are not judged.
+    Parts that are not at hand are not judged, nor are those of a release that the installed code made again, the same.
     """
-    registry = Registry(home)
+    registry, graph = Registry(home), read_graph(home)
     roots = [entry.release_id for entry in registry.lineage(release_id) if not entry.base]
+    installed = graph_version(graph, upstream(graph, "release"))
     found = []
-    for name, stage in read_graph(home).items():
+    for name, stage in graph.items():
         maker = roots[0] if name in _ADOPTED and roots else release_id
+        if read_run(home, maker).get("code") == installed:
+            continue
         try:
             made_by = artifact.read_manifest(registry.sealed(maker) / name).code
         except ArtifactError:

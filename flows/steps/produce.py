@@ -4,12 +4,10 @@ Every step is idempotent, so a flow killed anywhere and started again ends in th
 by their keys, a seal that is there is kept, a tag that is there is kept, a pointer that is there is kept.
 """
 
-import json
 import time
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
@@ -17,7 +15,8 @@ from prefect.artifacts import create_table_artifact
 from flows.steps.graph import graph_version, read_graph, read_params, upstream
 from flows.steps.promotion import promote
 from flows.steps.registry import Entry, Registry
-from flows.steps.stages import Finished, run_stages, workspace_lock
+from flows.steps.runs import record_run
+from flows.steps.stages import run_stages, workspace_lock
 from flows.steps.verdicts import judge_release
 from plumline import artifact
 from plumline.errors import RefusedError
@@ -65,7 +64,7 @@ def produce(home: Path, *, as_of: date, base: str, previous: str, kind: str, ane
         began = time.time()
         finished = run_stages(graph, names, values, home)
         entry = seal_and_publish(str(home), base, previous, kind, parts)
-        record_run(home, entry, finished, began)
+        record_run(home, entry.release_id, parts["code"], finished, began)
     return _judge_and_promote(home, entry, fresh=True)
 
 
@@ -109,33 +108,6 @@ def seal_and_publish(home: str, base: str, previous: str, kind: str, parts: dict
     return registry.publish(
         Entry(release_id, digest, parts["as_of"], base, kind, key, previous=previous, code=parts["code"])
     )
-
-
-def record_run(home: Path, entry: Entry, finished: list[Finished], began: float) -> None:
-    """Keep what a run measured (seconds a stage, training speed) beside the artifacts: clocks never enter them.
-
-    began: time.time() before the first stage; what is older was measured by another run.
-    """
-    throughput = {}
-    for name in ("cpt", "sft"):
-        path = home / "artifacts" / "progress" / f"{name}.jsonl"
-        if path.exists() and path.stat().st_mtime >= began:
-            lines = path.read_text(encoding="utf-8").splitlines()
-            throughput[name] = json.loads(lines[-1]) if lines else {}
-    old = read_run(home, entry.release_id).get("seconds", {})
-    seconds = {f.stage: old.get(f.stage, f.seconds) if f.skipped else f.seconds for f in finished}
-    record: dict[str, Any] = {"release_id": entry.release_id, "seconds": seconds, "throughput": throughput}
-    artifact.replace_file(_run_path(home, entry.release_id), json.dumps(record, indent=2, sort_keys=True) + "\n")
-
-
-def read_run(home: Path, release_id: str) -> dict[str, Any]:
-    """What was measured when a release was made; empty if it was made elsewhere."""
-    path = _run_path(home, release_id)
-    return dict(artifact.read_json(path)) if path.exists() else {}
-
-
-def _run_path(home: Path, release_id: str) -> Path:
-    return home / ".plumline" / "runs" / f"{release_id}.json"
 
 
 def _judge_and_promote(home: Path, entry: Entry, *, fresh: bool) -> Made:

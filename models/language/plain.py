@@ -22,6 +22,10 @@ from torch.nn.functional import scaled_dot_product_attention, silu
 from plumline.errors import CorruptArtifactError
 
 _FAMILIES = ("llama", "qwen3")
+_SIZES = (
+    "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "num_hidden_layers",
+    "vocab_size",
+)  # fmt: skip
 _WANTED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "use_sliding_window": False}
 
 
@@ -186,8 +190,7 @@ def load_plain(
         raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if not _is_plain(raw) or not path.is_file():  # in shards, or not there: the library says
             return None
-        width = raw["hidden_size"] // raw["num_attention_heads"]
-        config = SimpleNamespace(**{"head_dim": width, **raw, "layer_types": None, "_attn_implementation": "sdpa"})
+        config = SimpleNamespace(**{**raw, "layer_types": None, "_attn_implementation": "sdpa"})
         weights = load_file(path)
         with torch.device("meta"):  # nothing is initialised that is overwritten at once
             model = PlainModel(config)
@@ -208,8 +211,12 @@ def _is_plain(config: dict[str, Any]) -> bool:
         config.get("model_type") in _FAMILIES
         and all(config.get(name, value) == value for name, value in _WANTED.items())
         and set(config.get("layer_types") or ["full_attention"]) == {"full_attention"}
-        and rotary.get("rope_type") == "default"
-        and rotary.keys() <= {"rope_type", "rope_theta"}
+        and rotary.keys() == {"rope_type", "rope_theta"}
+        and rotary["rope_type"] == "default"
+        and all(type(config.get(name)) is int for name in _SIZES)
+        and isinstance(config.get("rms_norm_eps"), float)
+        and isinstance(config.get("tie_word_embeddings"), bool)
+        and not config.keys() & {"partial_rotary_factor", "quantization_config"}
     )
 
 

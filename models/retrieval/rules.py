@@ -303,7 +303,7 @@ def explain(rule: Rule, places: Sequence[tuple[Tags, Mapping[str, Bits], Bits]],
 
 
 def _what_there_is(rule: Rule, places: Sequence[Tags], at_ms: int) -> list[str]:
-    """What the conditions of a rule could have asked for, each name once."""
+    """What the conditions of a rule could have asked for, each name once; of the base index, whose delta is small."""
     match rule:
         case And(parts) | Or(parts):
             return list(dict.fromkeys(said for part in parts for said in _what_there_is(part, places, at_ms)))

@@ -118,6 +118,7 @@ class Shell:
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+                raise AssertionError(f"{words} goes on after Ctrl-C") from None
 
 
 def shape(text: str) -> str:

@@ -1,7 +1,8 @@
 """What speaks against a promotion although the gate passed the release."""
 
-from flows.steps.produce import objection_to
+from flows.steps.produce import _of_other_code, objection_to
 from flows.steps.registry import Entry
+from plumline import artifact
 
 
 class Known:
@@ -43,3 +44,37 @@ def test_a_retraining_takes_the_place_of_the_lineage_it_followed_only():
     assert "follows the SIDs of 2020-01-01-aa, but 2020-01-02-cc" in said
     assert "plumline retrain-sids" in said
     assert objection_to(registry, entry("2020-01-03-ee"), OTHER.release_id) == ""
+
+
+PARTS = {"recipe": "r", "code": "c", "as_of": "2020-01-01", "seed": "17", "base": "", "previous": ""}
+
+
+class Listed:
+    """A registry as far as the search for a release of other code asks it."""
+
+    def __init__(self, *entries):
+        self._entries = entries
+
+    def entries(self):
+        return list(self._entries)
+
+
+def made(name, **changed):
+    parts = {**PARTS, **changed}
+    return Entry(name, "digest", parts["as_of"], "", "bootstrap", artifact.sha256_json(parts), code=parts["code"])
+
+
+def test_a_release_that_differs_in_nothing_but_the_code_is_found():
+    old, newer = made("a", code="old"), made("b", code="newer")
+    assert _of_other_code(Listed(old), PARTS) == old
+    assert _of_other_code(Listed(old, newer), PARTS) == newer
+
+
+def test_another_recipe_seed_day_or_base_is_another_release():
+    others = [made(name, **{name: "other", "code": "old"}) for name in ("recipe", "as_of", "seed", "base", "previous")]
+    assert _of_other_code(Listed(*others), PARTS) is None
+
+
+def test_an_entry_of_before_the_code_was_kept_is_not_recognised():
+    old = made("a", code="old")
+    assert _of_other_code(Listed(Entry(**{**old.__dict__, "code": ""})), PARTS) is None

@@ -86,7 +86,7 @@ print(Registry(home).publish(entry(home / "releases" / "sealed" / "2020-01-01-aa
 @pytest.mark.timeout(300)
 def test_a_publish_killed_anywhere_and_two_at_once_publish_once(tmp_path, root):
     seal_fake(tmp_path, "2020-01-01-aa", "a")
-    command = [sys.executable, "-c", PUBLISH, str(tmp_path), str(root / "tests" / "flows")]
+    command = [sys.executable, "-c", PUBLISH, str(tmp_path), str(root / "tests" / "flows" / "steps")]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     for seconds in (0.5, 2, 3.5, 5, 6.5, 8):
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)

@@ -78,6 +78,13 @@ def test_bfloat16_is_the_library_s_too(tmp_path):
         {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}},
         {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}},
         {"rope_parameters": None},
+        {"rope_parameters": {"rope_type": "default"}},
+        {"head_dim": None},
+        {"num_key_value_heads": None},
+        {"rms_norm_eps": None},
+        {"tie_word_embeddings": None},
+        {"partial_rotary_factor": 0.5},
+        {"quantization_config": {}},
     ],
 )
 def test_what_is_not_plain_is_left_to_the_library(tmp_path, changed):
