@@ -19,7 +19,6 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from models.retrieval.csr import read_index_item_ids
 from plumline import artifact
 from plumline.errors import CorruptArtifactError, RefusedError
 from plumline.stage import Params
@@ -193,6 +192,8 @@ def judge_release(release: Path, champion: Path | None, params: GateParams) -> V
 
     Raises CorruptArtifactError, MissingArtifactError or MixedReleaseError if a folder is not what was sealed.
     """
+    from models.retrieval.csr import read_index_item_ids  # not for who only reads verdicts
+
     sealed = Release.load(release)
     reigning = Release.load(champion) if champion else None
     scores = artifact.read_json(sealed.path("scores") / "scores.json")

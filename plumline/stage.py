@@ -134,6 +134,12 @@ def code_version(module: str) -> str:
     return artifact.sha256_json({p: artifact.sha256_file(CODE_ROOT / p) for p in import_closure(module)})
 
 
+def sources_version() -> str:
+    """Hash of all sources of ours: equal, and no stage's code has changed; other, and `code_version` knows whose."""
+    files = [path for package in ROOT_PACKAGES for path in sorted((CODE_ROOT / package).rglob("*.py"))]
+    return artifact.sha256_json({path.relative_to(CODE_ROOT).as_posix(): artifact.sha256_file(path) for path in files})
+
+
 @cache
 def git_sha() -> str:
     """Commit of the code, with "-dirty" if the work tree differs from it; "unknown" outside git."""

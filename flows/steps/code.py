@@ -11,7 +11,7 @@ from flows.steps.registry import Registry
 from flows.steps.runs import read_run
 from plumline import artifact
 from plumline.errors import ArtifactError
-from plumline.stage import code_version
+from plumline.stage import code_version, sources_version
 
 _ADOPTED = frozenset({"embeddings", "quantizer", "vocabulary", "cpt"})
 """Parts that a daily takes over: the release learned anew, at the lineage's beginning, says which code made them."""
@@ -22,8 +22,12 @@ def stages_of_other_code(home: Path, release_id: str) -> list[str]:
 
     Parts that are not at hand are not judged, nor are those of a release that the installed code made again, the same.
     """
-    registry, graph = Registry(home), read_graph(home)
+    registry = Registry(home)
     roots = [entry.release_id for entry in registry.lineage(release_id) if not entry.base]
+    sources = sources_version()
+    if all(read_run(home, maker).get("sources") == sources for maker in {*roots[:1], release_id}):
+        return []  # what a closure is takes half a second to find out
+    graph = read_graph(home)
     installed = graph_version(graph, upstream(graph, "release"))
     found = []
     for name, stage in graph.items():

@@ -5,14 +5,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plumline import artifact
+from plumline.stage import sources_version
 
 if TYPE_CHECKING:
     from flows.steps.stages import Finished
 
 
 def record_run(home: Path, release_id: str, code: str, finished: "list[Finished]", began: float) -> None:
-    """Keep seconds a stage, training speed, and the hash of the code that made the release, or that made it again.
+    """Keep seconds a stage, training speed, and which code made the release, or made it again.
 
+    code: hash of all code that its stages can reach; beside it stands that of all sources, which is found much faster.
     began: time.time() before the first stage; what is older was measured by another run.
     """
     throughput = {}
@@ -23,7 +25,8 @@ def record_run(home: Path, release_id: str, code: str, finished: "list[Finished]
             throughput[name] = json.loads(lines[-1]) if lines else {}
     old = read_run(home, release_id).get("seconds", {})
     seconds = {f.stage: old.get(f.stage, f.seconds) if f.skipped else f.seconds for f in finished}
-    record: dict[str, Any] = {"release_id": release_id, "code": code, "seconds": seconds, "throughput": throughput}
+    record: dict[str, Any] = {"release_id": release_id, "seconds": seconds, "throughput": throughput}
+    record |= {"code": code, "sources": sources_version()}
     artifact.replace_file(_path(home, release_id), json.dumps(record, indent=2, sort_keys=True) + "\n")
 
 
