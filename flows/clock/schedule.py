@@ -19,6 +19,8 @@ from plumline.settings import child_environment
 from plumline.stage import CODE_ROOT, say
 
 POOL = "plumline"
+STOP_SECONDS = 20
+"""How long a worker that was told to stop may take."""
 
 AUTOMATIONS: tuple[dict[str, Any], ...] = (
     {
@@ -93,7 +95,11 @@ def run_clock(home: Path) -> int:
         finally:
             if worker.poll() is None:
                 worker.terminate()
-                worker.wait()
+                try:
+                    worker.wait(STOP_SECONDS)
+                except subprocess.TimeoutExpired:  # told to stop while it was starting, it may not have heard
+                    worker.kill()
+                    worker.wait()
 
 
 def _automation_names() -> set[str]:

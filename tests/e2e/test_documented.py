@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 ROOT = Path(__file__).resolve().parents[2]
 RELEASE = re.compile(r"\d{4}-\d\d-\d\d-[0-9a-f]{8}")
-UNTIL_STOPPED = {"schedule": "schedules are on", "dashboards": "dashboards: http"}
+UNTIL_STOPPED = {"schedule": "started!", "dashboards": "dashboards: http"}
 """Commands that run until Ctrl-C, and what each says when it is up."""
 
 
@@ -114,7 +114,7 @@ class Shell:
         finally:
             os.killpg(process.pid, signal.SIGINT)
             try:
-                process.wait(30)
+                process.wait(90)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
