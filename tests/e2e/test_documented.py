@@ -104,6 +104,7 @@ class Shell:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=hear_ctrl_c,
             )
         try:
             deadline = time.monotonic() + 180
@@ -119,6 +120,11 @@ class Shell:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 raise AssertionError(f"{words} goes on after Ctrl-C") from None
+
+
+def hear_ctrl_c() -> None:
+    """As in a terminal: what a shell starts in the background ignores SIGINT, and so would all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def shape(text: str) -> str:
