@@ -133,8 +133,8 @@ def _ask_for_user(home: Path, recommender: Any, user: str, asked: dict[str, Any]
 
     pushed = PushedFeatures.find(home)
     if pushed is not None:
-        known = pushed.read(user).found
         found = recommender.recommend(user_id=user, features=pushed, **asked)
+        known = found.reason != "cold" or pushed.read(user).found
     else:
         online = OnlineFeatures.open(home)
         try:
