@@ -29,10 +29,11 @@ from benchmarks.bench_beam import SEED, SPACE, Language, random_llama, smollm2  
 from benchmarks.measuring.hardware import hardware, versions  # noqa: E402
 from benchmarks.measuring.report import deliver  # noqa: E402
 from features.catalog import Catalog  # noqa: E402
-from models.evaluation.queries import PLAIN, K, Ruler, Task, read_sample  # noqa: E402
-from models.evaluation.scores import _ask_model  # noqa: E402
+from models.evaluation.queries import Ruler, Task  # noqa: E402
+from models.language.words import read_profiles  # noqa: E402
 from models.retrieval.beam import beam_search  # noqa: E402
 from models.retrieval.csr import Index  # noqa: E402
+from models.retrieval.held_out import PLAIN, K, read_sample  # noqa: E402
 from models.retrieval.trie import Trie  # noqa: E402
 from plumline.stage import say  # noqa: E402
 from serving.pointers import read_pointer, sealed_folder  # noqa: E402
@@ -94,12 +95,14 @@ def measure_run(home: Path) -> dict[str, Any]:
         Catalog.load(folder / "catalog"),
     )
     task = Task.of(read_sample(home / "artifacts" / "histories", 1500, SEED), PLAIN)
+    profiles = read_profiles(known)
+    requests = [query.request(profiles.get(query.user_id, {})) for query in task.queries]
     figures: dict[str, Any] = {"release_id": pointer.release_id, "num_queries": len(task.queries)}
     lists: dict[str, list[list[str]]] = {}
     for name, model in precisions(retriever.model).items():
         start = time.process_time()
-        ranked, _ = _ask_model(replace(retriever, model=model), known, {PLAIN: task}, WIDTH)
-        spent, lists[name] = time.process_time() - start, ranked[PLAIN]
+        hits = replace(retriever, model=model).retrieve(requests, K, WIDTH)
+        spent, lists[name] = time.process_time() - start, [[hit.item_id for hit in one] for one in hits]
         figures[name] = {
             "ms_a_request": spent / len(task.queries) * 1e3,
             "common_top_10": common(lists["float32"], lists[name]),

@@ -3,7 +3,7 @@
     reads   artifacts/events, artifacts/catalog
     writes  histories.parquet (HISTORIES, ≤ as_of), pairs.parquet (PAIRS, ≤ as_of),
             queries.parquet (QUERIES, days as_of+1 … as_of+eval_days), last_events.parquet (QUERIES, the last event
-            of a user in these days), stats.json
+            of a user in these days), labels.parquet (QUERIES, the last `label_days` days up to as_of), stats.json
     run     python -m features.histories --params recipes/cpu_tiny.yaml --events artifacts/events \\
                 --catalog artifacts/catalog --as-of 2011-10-31 --out artifacts/histories
 
@@ -44,6 +44,8 @@ class HistoriesParams(Params):
 
     eval_days: int = Field(default=14, ge=0)
     """Days after as_of that are held out and scored; events.horizon_days must reach as far."""
+    label_days: int = Field(default=7, ge=0)
+    """Days up to as_of that are queries too: the ranker of a daily learns from those that its base did not know."""
     max_events: int = Field(default=200, ge=1)
     """Newest events kept of a user."""
     positive_actions: tuple[str, ...] = ()
@@ -77,11 +79,15 @@ def run(params: HistoriesParams, *, events: Path, catalog: Path, as_of: date, ou
         past = steps.filter(steps.day <= as_of)
         histories = conform(connection.to_pyarrow(_histories(past, params.max_events)), HISTORIES)
         pairs = conform(connection.to_pyarrow(_pairs(past.semi_join(items, "item_id"), params)), PAIRS)
-        queries = conform(connection.to_pyarrow(_queries(steps, live, as_of, params.max_events)), QUERIES)
+        days = (as_of, as_of + timedelta(days=params.eval_days))
+        queries = conform(connection.to_pyarrow(_queries(steps, live, *days, params.max_events)), QUERIES)
+        days = (as_of - timedelta(days=params.label_days), as_of)
+        labels = conform(connection.to_pyarrow(_queries(steps, live, *days, params.max_events)), QUERIES)
         last_events = conform(connection.to_pyarrow(_last_events(steps, live, as_of, params.max_events)), QUERIES)
         counted = past.aggregate(
             num_events=past.count(), num_days=past.day.nunique(), num_items=past.item_id.nunique()
         ).to_pyarrow()
+        actions = past.group_by("action").aggregate(events=past.count()).order_by("action").to_pyarrow().to_pylist()
         sessions = past.select("user_id", "day").distinct().count().to_pyarrow().as_py()
     finally:
         connection.disconnect()
@@ -94,6 +100,7 @@ def run(params: HistoriesParams, *, events: Path, catalog: Path, as_of: date, ou
     write_parquet(out / "pairs.parquet", pairs)
     write_parquet(out / "queries.parquet", queries)
     write_parquet(out / "last_events.parquet", last_events)
+    write_parquet(out / "labels.parquet", labels)
     lengths = pc.list_value_length(histories.column("item_ids")).to_numpy()
     stats = {
         "as_of": as_of.isoformat(),
@@ -101,6 +108,7 @@ def run(params: HistoriesParams, *, events: Path, catalog: Path, as_of: date, ou
         "last_day": snapshot.days[-1].isoformat(),
         "num_users": histories.num_rows,
         "num_sessions": sessions,
+        "action": max(actions, key=lambda row: row["events"], default={"action": None})["action"],
         "median_history_length": float(np.median(lengths)),
         "num_pairs": pairs.num_rows,
         "num_queries": queries.num_rows,
@@ -110,7 +118,7 @@ def run(params: HistoriesParams, *, events: Path, catalog: Path, as_of: date, ou
 
 
 def _steps(params: HistoriesParams, snapshot: EventSnapshot, as_of: date) -> "ir.Table":
-    """Events of interest up to as_of + eval_days: user_id, item_id, micros (int64), day, event_id, reward, NUMBERS.
+    """Events of interest up to as_of + eval_days: user_id, item_id, micros, day, event_id, action, reward, NUMBERS.
 
     The lines of one step give their largest reward and their largest numbers.
     """
@@ -130,6 +138,7 @@ def _steps(params: HistoriesParams, snapshot: EventSnapshot, as_of: date) -> "ir
     events = events.mutate(reward=parse_reward(params.reward, events))
     return events.group_by("user_id", "item_id", "micros", "day").agg(
         event_id=events.event_id.min(),
+        action=events.action.min(),
         reward=events.reward.max(),
         **{name: events[name].max() for name in NUMBERS},
     )
@@ -174,11 +183,12 @@ def _pairs(steps: "ir.Table", params: HistoriesParams) -> "ir.Table":
     return counted.filter(_["count"] >= params.min_pair_count).order_by("item_a", "item_b")
 
 
-def _queries(steps: "ir.Table", live: "ir.Table", as_of: date, max_events: int) -> "ir.Table":
-    """Every user-day after as_of with a live item: that day's items, and what the user did before that day."""
+def _queries(steps: "ir.Table", live: "ir.Table", after: date, last: date, max_events: int) -> "ir.Table":
+    """Every user-day after `after`, up to `last`, with a live item: the day's items, and what was before that day."""
     from ibis import _
 
-    held_out = steps.filter(steps.day > as_of).semi_join(live, "item_id").select("user_id", "day", "item_id").distinct()
+    held_out = steps.filter((steps.day > after) & (steps.day <= last)).semi_join(live, "item_id")
+    held_out = held_out.select("user_id", "day", "item_id").distinct()
     targets = held_out.group_by("user_id", "day").agg(relevant=_.item_id.collect().sort())
     before = steps.select("user_id", "item_id", "micros", "event_id", past_day=steps.day)
     past = targets.select("user_id", "day").join(before, "user_id").filter(_.past_day < _.day)
@@ -298,6 +308,11 @@ def read_some_users(folder: Path, number: int) -> list[str]:
 def read_queries(folder: Path) -> pa.Table:
     """QUERIES of artifacts/histories, sorted by user_id, day."""
     return read_parquet(folder / "queries.parquet")
+
+
+def read_labels(folder: Path) -> pa.Table:
+    """QUERIES of artifacts/histories: the user-days of the last `label_days` days up to as_of, by user_id, day."""
+    return read_parquet(folder / "labels.parquet")
 
 
 def read_last_events(folder: Path) -> pa.Table:

@@ -137,6 +137,7 @@ TRAFFIC = Contract(
             "item_ids": pa.list_(pa.string()),
             "sids": pa.list_(pa.string()),
             "scores": pa.list_(pa.float64()),
+            "why": pa.list_(pa.string()),
             "num_invalid": pa.int64(),
             "degraded": pa.bool_(),
             "latency_ms": pa.float64(),
@@ -144,7 +145,9 @@ TRAFFIC = Contract(
     ),
     required=("request_id", "timestamp", "release_id", "action", "item_ids"),
 )
-"""One row an answer (`action` "served") or a reaction to one ("click", "play" …, one item)."""
+"""One row an answer (`action` "served") or a reaction to one ("click", "play" …, one item).
+
+why: of each item, the parts that spoke for it as JSON, [[part, share, [history items]], …]."""
 
 
 def conform(table: pa.Table, contract: Contract) -> pa.Table:

@@ -3,7 +3,9 @@
     recommender = Recommender.load(Path("releases/sealed/…"), tombstones=read_tombstones(Path("releases")))
     recommender.recommend(history=["22423", "85123A"], k=10)
 
-Whatever the model proposes, only items that stand in the release's catalogue, are not retired, not tombstoned, not
+What is served are the beams of the model and counted candidates in the order of the release's ranker, each with its
+reasons; the beams as they are on request (`retrieval_only`), and from releases that were sealed without a ranker.
+Whatever is proposed, only items that stand in the release's catalogue, are not retired, not tombstoned, not
 repeated, and carry the very SID that was generated leave this module; anything else is counted in `num_invalid`.
 Items the user has seen may come back (`exclude_seen` is off): in retail four in ten purchases are repeats.
 """
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from features.online import OnlineFeatures, OnlineUser
+    from models.ranking.ranked import RankedHit, RankedRetriever
+    from models.ranking.why import Reason, Teller
     from models.retrieval.beam import Choice
     from models.retrieval.retriever import Hit, Retriever
 
@@ -39,12 +43,15 @@ HistoryItem = str | tuple[str, int | None]
 
 @dataclass(frozen=True)
 class RecommendedItem:
-    """One answer. sid: its text. score: sum of log probabilities of its tokens, ≤ 0."""
+    """One answer. sid: its text. score: the ranker's, higher is better and comparable within one answer only; of a beam
+    the sum of the log probabilities of its tokens, ≤ 0. why: what spoke for it, with shares that sum to 1; of a beam
+    nothing."""
 
     item_id: str
     title: str | None
     sid: str
     score: float
+    why: "tuple[Reason, ...]" = ()
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ class Recommendation:
     that degrade), "short" (fewer than k items). detail: one line to it, "" if there is none.
     num_allowed: items that might have been recommended, known before anything was generated.
     history_length: items of the history that the release knows. num_unknown_history: those it does not.
-    num_invalid: proposals that were not fit to serve.
+    num_invalid: proposals that were not fit to serve. ranked: whether a ranker made the order.
     """
 
     release_id: str
@@ -68,6 +75,7 @@ class Recommendation:
     num_invalid: int
     num_allowed: int
     detail: str = ""
+    ranked: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,13 +93,15 @@ class Recommender:
     """One release in memory; immutable, so that a worker swaps releases by swapping this object.
 
     release: what it is. retriever: the model. titles: item → title of the items that may be served: in the catalogue,
-    not retired, in the index. tombstones: items that must never be served.
+    not retired, in the index. tombstones: items that must never be served. ranked: what puts the beams and counted
+    candidates into order, None for the beams alone.
     """
 
     release: Release
     retriever: "Retriever"
     titles: Mapping[str, str | None]
     tombstones: frozenset[str] = frozenset()
+    ranked: "RankedRetriever | None" = None
 
     @classmethod
     def load(
@@ -127,9 +137,19 @@ class Recommender:
             plain=plain,
         )
         retriever.epoch.base.tags.encode()  # now, and not while the first user with a rule waits
+        ranked = None
+        if release.has("ranker"):
+            from models.memory.memory import Memory
+
+            from models.ranking.frozen_ranker import Ranker
+            from models.ranking.ranked import RankedRetriever
+
+            ranker, memory = Ranker.load(release.path("ranker")), Memory.load(release.path("memory"))
+            ranked = RankedRetriever.of(retriever, memory, ranker)
         return cls(
             release=release,
             retriever=retriever,
+            ranked=ranked,
             titles={item: live[item] for item in retriever.epoch.item_ids() if item in live},
             tombstones=tombstones,
         )
@@ -139,7 +159,7 @@ class Recommender:
         return replace(self, tombstones=tombstones)
 
     def with_items(self, items: "pa.Table", codes: "np.ndarray") -> "Recommender":
-        """The same release with further items, or other SIDs of known ones.
+        """The same release with further items, or other SIDs of known ones. A ranker knows of them what the index does.
 
         items: item_id, title (may be missing), and what `Epoch.add` takes. codes: (n, L).
         """
@@ -157,6 +177,18 @@ class Recommender:
         """The retriever, closed to what is deleted."""
         return self.retriever.without(self.tombstones)
 
+    @cached_property
+    def _lists(self) -> "RankedRetriever | None":
+        """What makes ranked lists, closed to what is deleted."""
+        return None if self.ranked is None else self.ranked.with_retriever(self._living)
+
+    @cached_property
+    def _teller(self) -> "Teller":
+        from models.ranking.why import Teller
+
+        assert self.ranked is not None
+        return Teller(self.titles, self.ranked.ranker.prefix_words, self.ranked.ranker.verb)
+
     def recommend(
         self,
         user_id: str | None = None,
@@ -171,6 +203,7 @@ class Recommender:
         rule: str | None = None,
         now_ms: int | None = None,
         choice: "Choice | None" = None,
+        retrieval_only: bool = False,
     ) -> Recommendation:
         """The k best items for a user or a history.
 
@@ -180,6 +213,7 @@ class Recommender:
         in the history. features: the online store; None if it is not at hand. rule: what every item must fulfil, as in
         `models/retrieval/rules.py` (`seen` is the history). now_ms: from when it counts ages, epoch milliseconds; None:
         at_ms. choice: the best items (None), at most so many a branch, or a sample; see `models/retrieval/beam.py`.
+        retrieval_only: the beams as they are, for who has a ranker of their own.
         Raises InputError for k outside 1 … 100, for a history in which only some items have a time, and for a rule that
         cannot be read or allows nothing.
         """
@@ -205,7 +239,13 @@ class Recommender:
         num_allowed = retriever.count(allowed)
         if num_allowed == 0 and rule is not None:
             raise InputError(f"rule allows no item: {retriever.explain(request)}; ask for less")
-        [hits] = retriever.retrieve([request], k=k, width=max(k, BEAM_WIDTH), choice=choice, allowed=[allowed])
+        hits: Sequence[Hit | RankedHit]
+        lists = None if retrieval_only else self._lists
+        if lists is None:
+            [hits] = retriever.retrieve([request], k=k, width=max(k, BEAM_WIDTH), choice=choice, allowed=[allowed])
+        else:
+            [[found]] = lists.find([[request]], size=k, choice=choice, allowed=[[allowed]])
+            hits = lists.rank(found, k, choice, self._teller)
         items, num_invalid = self._servable(hits, seen)
         short = len(items) < k
         why = retriever.explain(request) if short else ""
@@ -223,6 +263,7 @@ class Recommender:
             num_invalid=num_invalid,
             num_allowed=num_allowed,
             detail=f"{len(items)} of {k} items: {why}" if short else "",
+            ranked=lists is not None,
         )
 
     def _user(
@@ -246,7 +287,7 @@ class Recommender:
     def _is_known(self, item_id: str) -> bool:
         return item_id in self.retriever.codes_of
 
-    def _servable(self, hits: "Iterable[Hit]", seen: frozenset[str]) -> tuple[list[RecommendedItem], int]:
+    def _servable(self, hits: "Iterable[Hit | RankedHit]", seen: frozenset[str]) -> tuple[list[RecommendedItem], int]:
         """What of the model's proposals may be served, and how many may not. The last check before an answer."""
         items: dict[str, RecommendedItem] = {}
         num_invalid = 0
@@ -266,6 +307,7 @@ class Recommender:
                 title=self.titles[hit.item_id],
                 sid=self.retriever.vocabulary.space.format(tuple(hit.codes)),
                 score=float(hit.score),
+                why=getattr(hit, "why", ()),
             )
         return list(items.values()), num_invalid
 

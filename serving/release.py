@@ -1,6 +1,6 @@
 """Stage `release`: everything one model needs to answer, sealed in one folder that cannot be mixed with another.
 
-reads   catalog, embeddings, quantizer, sids, vocabulary, corpus, cpt, sft, index, scores (every artifact of one run)
+reads   catalog, embeddings, quantizer, sids, vocabulary, corpus, cpt, sft, index, memory, ranker, scores (of one run)
 writes  one folder a component, each with its own manifest.json, and release.json:
         {"release_id", "as_of", "components": {name: digest}, "lineage": {"quantizer", "cpt"}, "made_from": {"corpus",
         "embeddings"}}
@@ -29,7 +29,11 @@ from plumline.errors import ArtifactError, CorruptArtifactError, InputError, Mix
 from plumline.stage import Params, main
 
 RELEASE = "release.json"
-COMPONENTS = ("catalog", "embeddings", "quantizer", "sids", "vocabulary", "cpt", "sft", "index", "scores")
+COMPONENTS = (
+    "catalog", "embeddings", "quantizer", "sids", "vocabulary", "cpt", "sft", "index", "memory", "ranker", "scores",
+)  # fmt: skip
+_LATER = frozenset({"memory", "ranker"})
+"""Components that a release sealed by version 0.2 lacks: it answers with its beams as they are."""
 LINEAGE = ("quantizer", "cpt")
 """Components that daily releases hand on unchanged: two releases of one lineage share their digests."""
 
@@ -40,7 +44,9 @@ EDGES: dict[str, tuple[str, ...]] = {
     "cpt": ("corpus", "vocabulary"),
     "sft": ("corpus", "vocabulary", "cpt"),
     "index": ("catalog", "sids"),
-    "scores": ("sids", "vocabulary", "sft", "index"),
+    "memory": ("catalog",),
+    "ranker": ("catalog", "sids", "vocabulary", "sft", "index", "memory"),
+    "scores": ("sids", "vocabulary", "sft", "index", "ranker"),
 }
 """Inputs that a manifest has to name. Those it names beyond these are checked as well."""
 
@@ -64,6 +70,8 @@ def run(
     cpt: Path,
     sft: Path,
     index: Path,
+    memory: Path,
+    ranker: Path,
     scores: Path,
     as_of: date,
     out: Path,
@@ -79,6 +87,8 @@ def run(
         "cpt": cpt,
         "sft": sft,
         "index": index,
+        "memory": memory,
+        "ranker": ranker,
         "scores": scores,
     }
     manifests = {name: artifact.read_manifest(folder) for name, folder in sources.items()}
@@ -125,6 +135,8 @@ def check_parents(manifests: Mapping[str, Manifest], digests: Mapping[str, str])
     """
     for name, manifest in manifests.items():
         for parent in EDGES.get(name, ()):
+            if parent in _LATER and parent not in manifests:
+                continue
             if parent not in manifest.parents:
                 raise MixedReleaseError(
                     f"{name}: its manifest does not say which {parent} it was made from; run the stage {name} again"
@@ -179,6 +191,10 @@ class Release:
     components: dict[str, str]
     lineage: dict[str, str]
 
+    def has(self, component: str) -> bool:
+        """Whether it was sealed with this component; older releases lack `memory` and `ranker`."""
+        return component in self.components
+
     def path(self, component: str) -> Path:
         """Folder of one component."""
         assert component in COMPONENTS, component
@@ -218,7 +234,7 @@ def _read_release(folder: Path, top: Manifest) -> dict[str, Any]:
     if not path.is_file() or not isinstance(entry, dict) or entry.get("sha256") != artifact.sha256_file(path):
         raise CorruptArtifactError(f"{path}: not the file that was sealed; restore the release from the registry")
     about = artifact.read_json(path)
-    if set(about["components"]) != set(COMPONENTS):
+    if set(about["components"]) not in (set(COMPONENTS), set(COMPONENTS) - _LATER):
         raise CorruptArtifactError(f"{path}: holds {sorted(about['components'])}; this version reads {COMPONENTS}")
     return dict(about)
 

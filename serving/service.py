@@ -1,9 +1,10 @@
 """The BentoML service: the champion behind HTTP, swapped without a pause.
 
     POST /recommend   {"user_id"?, "history"?: [id or {"item_id", "timestamp"}], "context_item"?, "k"?, "profile"?,
-                       "rule"?, "max_per_branch"?, "branch_level"?, "temperature"?, "seed"?}
-                      → {"request_id", "release_id", "items": [{"item_id", "title", "sid", "score"}], "degraded",
-                         "reason", "detail", "num_allowed"}
+                       "rule"?, "max_per_branch"?, "branch_level"?, "temperature"?, "seed"?, "exclude_seen"?,
+                       "retrieval_only"?}
+                      → {"request_id", "release_id", "items": [{"item_id", "title", "sid", "score", "why": [{"part",
+                         "share", "items", "words"}]}], "degraded", "reason", "detail", "num_allowed", "ranked"}
     POST /feedback    {"request_id"?, "user_id", "item_id", "action", "watch_ratio"?} → {"request_id", "release_id"}
     GET  /release     {"release_id", "as_of", "fencing"}      GET /livez /readyz /metrics
     run               plumline serve, or: bentoml serve serving.service:Plumline   (PLUMLINE_HOME, PLUMLINE_WORKERS)
@@ -35,8 +36,8 @@ from plumline.errors import InputError, MissingArtifactError, PlumlineError
 from plumline.settings import clock_offset, get_settings
 from plumline.stage import say
 from serving.champion import Champion
-from serving.recommender import MAX_K, HistoryItem, Recommendation, Recommender
-from serving.traffic import SERVED, TrafficRow, TrafficWriter
+from serving.recommender import MAX_K, HistoryItem, Recommendation, RecommendedItem, Recommender
+from serving.traffic import SERVED, TrafficRow, TrafficWriter, why_json
 
 if TYPE_CHECKING:
     from features.online import OnlineFeatures
@@ -109,7 +110,8 @@ class RecommendRequest(Body):
     """Who asks. Without `history` the online features of `user_id` are read; with neither, the answer is a cold one.
 
     rule: what every item must fulfil, as in `models/retrieval/rules.py`. max_per_branch, branch_level, temperature,
-    seed: see `models/retrieval/beam.py`, Choice.
+    seed: see `models/retrieval/beam.py`, Choice. exclude_seen: leave out what is in the history. retrieval_only: the
+    model's beams as they are, without memory and ranker.
     """
 
     user_id: str | None = Field(default=None, min_length=1, max_length=256)
@@ -122,19 +124,34 @@ class RecommendRequest(Body):
     branch_level: int = Field(default=1, ge=1, le=26, strict=True)
     temperature: float | None = Field(default=None, ge=0.001, le=100)
     seed: int = Field(default=0, ge=0, lt=2**63, strict=True)
+    exclude_seen: bool = Field(default=False, strict=True)
+    retrieval_only: bool = Field(default=False, strict=True)
+
+
+class Reason(BaseModel):
+    """A part that spoke for an item. share: of its score, the parts' shares sum to 1. items: of the history."""
+
+    part: str
+    share: float
+    items: list[str]
+    words: str
 
 
 class Item(BaseModel):
-    """One recommended item. score: log probability."""
+    """One recommended item. score: the ranker's, comparable within this answer (`retrieval_only`: log probability)."""
 
     item_id: str
     title: str | None
     sid: str
     score: float
+    why: list[Reason]
 
 
 class RecommendResponse(BaseModel):
-    """The answer; `release_id` is the one release that made all of it. num_allowed: items that the rule allows."""
+    """The answer; `release_id` is the one release that made all of it. num_allowed: items that the rule allows.
+
+    ranked: whether a ranker made the order; else these are beams.
+    """
 
     request_id: str
     release_id: str
@@ -143,6 +160,7 @@ class RecommendResponse(BaseModel):
     reason: str
     detail: str
     num_allowed: int
+    ranked: bool
 
 
 class FeedbackRequest(Body):
@@ -244,11 +262,12 @@ class Plumline:
         return RecommendResponse(
             request_id=request_id,
             release_id=answer.release_id,
-            items=[Item(item_id=i.item_id, title=i.title, sid=i.sid, score=i.score) for i in answer.items],
+            items=[_item(one) for one in answer.items],
             degraded=answer.degraded,
             reason=answer.reason,
             detail=answer.detail,
             num_allowed=answer.num_allowed,
+            ranked=answer.ranked,
         )
 
     @bentoml.api(route="/feedback")
@@ -288,6 +307,8 @@ class Plumline:
             features=self.features,
             rule=request.rule,
             now_ms=int(_now() * 1000),
+            exclude_seen=request.exclude_seen,
+            retrieval_only=request.retrieval_only,
             choice=Choice(request.max_per_branch, request.branch_level, request.temperature, request.seed),
         )
 
@@ -307,6 +328,7 @@ class Plumline:
             item_ids=tuple(item.item_id for item in answer.items),
             sids=tuple(item.sid for item in answer.items),
             scores=tuple(item.score for item in answer.items),
+            why=tuple(why_json(item) for item in answer.items),
             history_length=answer.history_length,
             num_invalid=answer.num_invalid,
             degraded=answer.degraded,
@@ -342,6 +364,11 @@ class Plumline:
             self._features_settled = True
             if self.features is None:
                 await asyncio.sleep(_FEATURES_RETRY_SECONDS)
+
+
+def _item(item: RecommendedItem) -> Item:
+    why = [Reason(part=r.part, share=r.share, items=list(r.items), words=r.words) for r in item.why]
+    return Item(item_id=item.item_id, title=item.title, sid=item.sid, score=item.score, why=why)
 
 
 def _now() -> float:

@@ -9,12 +9,14 @@ stopped loses nothing. The stage `events` reads reactions with the next day whos
 the oldest rows beyond `_MAX_WAITING` and says so; answering goes on.
 """
 
+import json
 import secrets
 import threading
 from collections import deque
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -24,6 +26,9 @@ from plumline.schema import TRAFFIC, conform
 from plumline.stage import say
 from plumline.tables import read_parquet, write_parquet
 
+if TYPE_CHECKING:
+    from serving.recommender import RecommendedItem
+
 SERVED = "served"
 _MAX_WAITING = 100_000
 
@@ -32,8 +37,8 @@ _MAX_WAITING = 100_000
 class TrafficRow:
     """One answer (`action` "served"; parallel lists) or one reaction ("click", "play" …; one item).
 
-    timestamp_ms: epoch milliseconds UTC, given by the caller. scores: of an answer log probabilities, of a reaction its
-    watch ratio or nothing. num_invalid: items the model proposed that were not fit to serve. The rest as in
+    timestamp_ms: epoch milliseconds UTC, given by the caller. scores: of an answer its items', of a reaction its watch
+    ratio or nothing. num_invalid: items the model proposed that were not fit to serve. The rest as in
     plumline.schema.TRAFFIC.
     """
 
@@ -45,6 +50,7 @@ class TrafficRow:
     item_ids: tuple[str, ...]
     sids: tuple[str, ...] = ()
     scores: tuple[float, ...] = ()
+    why: tuple[str, ...] = ()
     history_length: int | None = None
     num_invalid: int = 0
     degraded: bool = False
@@ -113,6 +119,12 @@ class TrafficWriter:
         finally:
             scratch.unlink(missing_ok=True)
         self._num_files += 1
+
+
+def why_json(item: "RecommendedItem") -> str:
+    """An item's reasons as the column `why` has them."""
+    parts = [[reason.part, round(reason.share, 4), list(reason.items)] for reason in item.why]
+    return json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
 
 
 def _by_day(rows: list[TrafficRow]) -> dict[date, list[TrafficRow]]:

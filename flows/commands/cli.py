@@ -160,10 +160,12 @@ def status(as_json: bool) -> None:
     "--temperature",
     metavar="T",
     type=click.FloatRange(0.001, 100),
-    help="A sample of the model's distribution, not the best.",
+    help="A sample, not the best; the higher, the bolder.",
 )
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the sample.")
-@click.option("-v", "--verbose", is_flag=True, help="SIDs and scores too.")
+@click.option("--exclude-seen", is_flag=True, help="Nothing that is in the history.")
+@click.option("--retrieval-only", is_flag=True, help="The model's beams as they are, without memory and ranker.")
+@click.option("-v", "--verbose", is_flag=True, help="SIDs, scores and all reasons too.")
 @_json_option
 def recommend(
     user: str | None, history: str | None, num_items: int, now: str | None, verbose: bool, as_json: bool, **options: Any

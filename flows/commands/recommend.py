@@ -38,6 +38,7 @@ class Answer:
                 "price": self.prices.get(i.item_id),
                 "sid": i.sid,
                 "score": i.score,
+                "why": [{"part": r.part, "share": r.share, "items": list(r.items), "words": r.words} for r in i.why],
             }
             for i in found.items
         ]
@@ -48,19 +49,22 @@ class Answer:
             "reason": found.reason,
             "detail": found.detail,
             "num_allowed": found.num_allowed,
+            "ranked": found.ranked,
             "note": self.note,
         }
 
     def lines(self, verbose: bool = False) -> list[str]:
-        """A table for people: rank, item, title, price; verbose: SID and score too."""
-        rows = [["", "item", "title", "price", *(["SID", "score"] if verbose else [])]]
+        """A table for people: rank, item, title, price, why; verbose: SID, score and every part's share too."""
+        rows = [["", "item", "title", "price", *(["SID", "score"] if verbose else []), "why"]]
         for rank, item in enumerate(self.recommendation.items, start=1):
             price, title = self.prices.get(item.item_id), item.title or ""
             short = title if len(title) <= _LONG_TITLE else f"{title[: _LONG_TITLE - 1]}…"
             cells = [str(rank), item.item_id, short, "" if price is None else f"{price:.2f}"]
-            rows.append([*cells, *([item.sid, f"{item.score:.4f}"] if verbose else [])])
+            cells += [item.sid, f"{item.score:.4f}"] if verbose else []
+            parts = [f"{reason.words} ({reason.share:.0%})" if verbose else reason.words for reason in item.why]
+            rows.append([*cells, "; ".join(parts if verbose else parts[:1])])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        right = {0, 3, 5}
+        right = {0, 3, 5} if verbose else {0, 3}
         lines = [
             "  ".join(
                 cell.rjust(width) if place in right else cell.ljust(width)
@@ -83,6 +87,8 @@ def recommend(
     max_per_branch: int | None = None,
     temperature: float | None = None,
     seed: int = 0,
+    exclude_seen: bool = False,
+    retrieval_only: bool = False,
 ) -> Answer:
     """Ask for `num_items` items. Exactly one of user (read from the online store) and history must be given.
 
@@ -111,6 +117,8 @@ def recommend(
         "rule": rule,
         "now_ms": int((now or datetime.now(UTC) + clock_offset()).timestamp() * 1000),
         "choice": Choice(cap=max_per_branch, temperature=temperature, seed=seed),
+        "exclude_seen": exclude_seen,
+        "retrieval_only": retrieval_only,
     }
     if user is None:
         given = [item for item in history or [] if item]

@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from plumline.errors import PlumlineError
+from plumline.settings import clock_offset
 from serving.pointers import read_tombstones
 from serving.release import Release
 
@@ -72,7 +73,9 @@ def check_service(
             num_invalid += sum(sids.get(item["item_id"]) != item["sid"] for item in answer["items"])
             num_invalid += len(items) - len(set(items))
             if number % 20 == 1:
-                here = [i.item_id for i in recommender.recommend(user_id=user_id, history=tail, k=k).items]
+                now_ms = int((time.time() + clock_offset().total_seconds()) * 1000)  # as the service counts ages
+                found = recommender.recommend(user_id=user_id, history=tail, k=k, now_ms=now_ms)
+                here = [i.item_id for i in found.items]
                 num_compared += 1
                 if here != items:
                     raise PlumlineError(f"the service and this process differ for {body}: {items} and {here}")

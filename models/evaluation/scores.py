@@ -1,10 +1,10 @@
-"""Stage `scores`: what the fine-tuned model would have shown on the days after as_of, against what users then took.
+"""Stage `scores`: what would have been shown on the days after as_of, against what users then took.
 
-    reads   catalog, histories (histories, queries, last_events), sids, vocabulary, sft (weights/), index,
-            base (scores/, if any)
-    writes  scores.json, predictions.parquet (user_id, day, item_ids: the model's top 10, seen items not masked)
+    reads   catalog, histories (histories, queries, last_events), sids, vocabulary, sft (weights/), index, ranker
+            (lists.parquet), base (scores/, if any)
+    writes  scores.json, predictions.parquet (user_id, day, item_ids: the top 10 served, seen items not masked)
     run     python -m models.evaluation.scores --params recipes/cpu_tiny.yaml --catalog … --histories … --sids … \\
-                --vocabulary … --sft … --index … --base= --seed 17 --out artifacts/scores
+                --vocabulary … --sft … --index … --ranker … --base= --seed 17 --out artifacts/scores
 
 A query is a user and a held-out day: the history is what was known before that day, relevant are the distinct items of
 that day, and every live item is ranked (nothing is sampled). Models stay as they were at as_of; only histories grow
@@ -15,11 +15,16 @@ protocols, because the difference between them is large wherever things are boug
                    nothing relevant remains are left out
     not_masked     nothing is taken out
 
+Methods: `served` is what a user gets; `without_model` the same ranker without beams and the model's features; `model`
+the beams alone; `memory` what was counted alone. These four were listed by the stage `ranker`, by rankers that did not
+learn from the users whom they rank for. The rivals are fitted here. `served_minus` holds served less every other,
+paired by user; `model_gain` is that of `without_model`: what the language model is worth.
+
 Under `leave_one_out` stand the same figures of a sample of users asked for their last held-out event alone, who are
-known up to it (what benchmarks of sequential recommendation ask; here no model has learned from anything after as_of).
+known up to it (what benchmarks of sequential recommendation ask; no ranker has learned from the user).
 
 SASRec takes a minute to train, so it is trained for a bootstrap only; with a base its figures are the base's, with
-`from`: the as_of for which they were measured. The other baselines are fitted anew every time.
+`from`: the as_of for which they were measured. The other rivals are fitted anew every time.
 """
 
 from __future__ import annotations
@@ -36,8 +41,11 @@ from pydantic import Field
 
 from models.evaluation import metrics
 from models.evaluation.metrics import Estimate
-from models.evaluation.queries import PLAIN, PROTOCOLS, K, Query, Ranker, Ruler, Task, draw, read_sample
-from models.evaluation.slices import group_items, measure_by_sid, measure_slices
+from models.evaluation.queries import Ranker, Ruler, Task
+from models.evaluation.ranked_lists import Ranked
+from models.evaluation.slices import group_items, measure_by_sid, measure_few_slices, measure_slices
+from models.ranking.ranker import LEAVE_ONE_OUT, METHODS, NEXT_DAY, read_lists
+from models.retrieval.held_out import PLAIN, PROTOCOLS, K, Query, draw, read_sample
 from plumline.artifact import read_json, write_json
 from plumline.settings import get_settings
 from plumline.stage import Params, hash_seed, main, say
@@ -59,11 +67,7 @@ class ScoresParams(Params):
     """How much is measured, and against what."""
 
     width: int = Field(default=50, ge=K)
-    """Beams of a search."""
-    max_queries: int = Field(default=1500, ge=1)
-    """Queries scored; more are drawn from by the seed."""
-    leave_one_out_queries: int = Field(default=300, ge=0)
-    """Users asked for their last held-out event, given all before it; 0: that protocol is left out."""
+    """Beams of a search that is made here: without the index, or certified."""
     hallucination_queries: int = Field(default=200, ge=1)
     """Queries that are also searched without the index (any code of each level), for the hallucination rate."""
     beam_check_queries: int = Field(default=10, ge=0)
@@ -104,23 +108,26 @@ def run(
     vocabulary: Path,
     sft: Path,
     index: Path,
+    ranker: Path,
     base: Path | None,
     seed: int,
     out: Path,
 ) -> None:
-    """Score the model and the baselines on the held-out days. Nothing held out: num_queries 0 and no methods."""
+    """Score what is served and its rivals on the held-out days. Nothing held out: num_queries 0 and no methods."""
     from features.catalog import Catalog
     from features.histories import item_counts, read_histories
     from models.language.model import pick_device
     from models.retrieval.retriever import Retriever
 
     as_of = date.fromisoformat(read_json(histories / "stats.json")["as_of"])
-    queries = read_sample(histories, params.max_queries, seed)
+    about = read_json(ranker / "report.json")
+    queries = read_sample(histories, about["max_queries"], seed)
     scores: dict[str, Any] = {
         "as_of": as_of.isoformat(),
         "protocol": _PROTOCOL,
         "num_queries": len(queries),
         "num_users": len({query.user_id for query in queries}),
+        "ranker": {name: about[name] for name in ("kind", "num_label_queries", "label_days", "folds")},
     }
     if not queries:
         say(f"scores: no held-out day after {as_of} has queries; nothing is measured (the gate will not pass this)")
@@ -133,63 +140,50 @@ def run(
     )
     known = Catalog.load(catalog)
     ruler = Ruler(hash_seed(seed, "bootstrap"), params.bootstrap_samples)
-    tasks = {protocol: Task.of(queries, protocol) for protocol in PROTOCOLS}
+    lists = read_lists(ranker)
 
-    # 1. The model.
-    ranked, unknown = _ask_model(retriever, known, tasks, params.width)
-    scores["num_unknown_history_items"] = unknown
-    scores["num_invalid"] = _count_invalid(tasks, ranked, frozenset(known.live_ids()))
+    # 1. The model by itself: what only it can say.
     hallucination = _hallucination_rate(retriever, known, queries, params, seed, ruler)
     scores["hallucination_rate"], scores["hallucination_rate_se"] = hallucination.mean, hallucination.standard_error
     if params.beam_check_queries and (certificate := _certificate(retriever, known, queries, params, seed)):
         scores["beam"] = certificate.to_json()
-    counts = metrics.impressions(ranked[PLAIN])
-    scores["coverage"] = metrics.coverage(counts, len(retriever.live_items))
-    scores["effective_vocabulary"] = metrics.effective_vocabulary(counts)
-    groups = group_items(known.items, item_counts(histories), as_of)
-    scores["slices"] = measure_slices(ruler, tasks, ranked, groups)
-    scores["sid_level"] = measure_by_sid(ruler, tasks, ranked, retriever.codes_of)
-    scores["daily"] = _daily(ruler, tasks[PLAIN], ranked[PLAIN])
-    methods = {"model": {p: ruler.measure(tasks[p].queries, ranked[p], tasks[p].relevant) for p in PROTOCOLS}}
+    scores["num_unknown_history_items"] = about["num_unknown_history_items"]
 
-    # 2. The baselines, on the same queries and the same items.
+    # 2. Every method's lists, on the same queries and the same items.
     item_ids = sorted(retriever.live_items)
     rankers = fit_baselines(params, read_histories(histories), item_ids, known.items, base, seed)
-    for name, ranker in rankers.items():
-        methods[name] = _measure_baseline(ruler, tasks, ranker)
+    ranked = Ranked.of(NEXT_DAY, queries, lists, rankers)
+    scores["num_invalid"] = ranked.count_invalid(frozenset(known.live_ids()), METHODS)
+    scores["methods"] = methods = ranked.measure(ruler)
     if base is not None and "sasrec" in (before := read_scores(base / "scores"))["methods"]:
         methods["sasrec"] = {"from": before["as_of"], **before["methods"]["sasrec"]}  # an older `from` stays
-    scores["methods"] = methods
-    if params.leave_one_out_queries:
-        scores["leave_one_out"] = _leave_one_out(params, histories, retriever, known, rankers, ruler, seed)
-
+    scores["served_minus"] = ranked.served_minus(ruler)
+    scores["model_gain"] = scores["served_minus"]["without_model"]
+    scores["shown"] = ranked.shown(len(item_ids))
+    scores |= scores["shown"]["served"]
+    groups = group_items(known.items, item_counts(histories), as_of)
+    scores["slices"] = measure_slices(ruler, ranked.tasks, ranked.lists["served"], groups)
+    scores["method_slices"] = {
+        name: measure_few_slices(ruler, ranked.tasks, ranked.lists[name], groups) for name in ranked.lists
+    }
+    scores["sid_level"] = measure_by_sid(ruler, ranked.tasks, ranked.lists["model"], retriever.codes_of)
+    served = ranked.lists["served"][PLAIN]
+    scores["daily"] = _daily(ruler, ranked.tasks[PLAIN], served)
+    if about["leave_one_out_queries"]:
+        last = read_sample(histories, about["leave_one_out_queries"], seed, last_events=True)
+        one = Ranked.of(LEAVE_ONE_OUT, last, lists, rankers)
+        minus = one.served_minus(ruler)
+        scores["leave_one_out"] = {
+            "num_queries": len(last),
+            "methods": one.measure(ruler),
+            "served_minus": minus,
+            "model_gain": minus.get("without_model", {}),
+        }
     write_json(out / _SCORES, scores)
-    write_parquet(out / "predictions.parquet", _predictions(tasks[PLAIN].queries, ranked[PLAIN]))
+    write_parquet(out / "predictions.parquet", _predictions(ranked.tasks[PLAIN].queries, served))
     for name, figures in methods.items():
         shown = ", ".join(f"{p} {figures[p].get(f'recall@{K}', 0):.4f}" for p in PROTOCOLS)
         say(f"scores: {name} recall@{K} {shown}")
-
-
-def _measure_baseline(ruler: Ruler, tasks: dict[str, Task], ranker: Ranker) -> dict[str, Any]:
-    return {p: ruler.measure(task.queries, task.rank(ranker), task.relevant) for p, task in tasks.items()}
-
-
-def _leave_one_out(
-    params: ScoresParams,
-    histories: Path,
-    retriever: Retriever,
-    known: Catalog,
-    rankers: dict[str, Ranker],
-    ruler: Ruler,
-    seed: int,
-) -> dict[str, Any]:
-    """Figures of every method that was fitted now, of users asked for their last held-out event."""
-    queries = read_sample(histories, params.leave_one_out_queries, seed, last_events=True)
-    tasks = {protocol: Task.of(queries, protocol) for protocol in PROTOCOLS}
-    ranked, _ = _ask_model(retriever, known, tasks, params.width)
-    model = {p: ruler.measure(task.queries, ranked[p], task.relevant) for p, task in tasks.items()}
-    baselines = {name: _measure_baseline(ruler, tasks, ranker) for name, ranker in rankers.items()}
-    return {"num_queries": len(queries), "methods": {"model": model, **baselines}}
 
 
 def _use_few_threads() -> None:
@@ -243,33 +237,6 @@ def _requests(known: Catalog, queries: Sequence[Query]) -> list[Request]:
     return [query.request(profiles.get(query.user_id, {})) for query in queries]
 
 
-def _ask_model(
-    retriever: Retriever, known: Catalog, tasks: dict[str, Task], width: int
-) -> tuple[dict[str, list[list[str]]], int]:
-    """The model's lists of every protocol, and how many history items had no SID.
-
-    Each protocol is a search of its own: what must not come back is closed to the beams, as in serving.
-    """
-    queries = tasks[PLAIN].queries
-    requests = _requests(known, queries)
-    place = {id(query): number for number, query in enumerate(queries)}
-    ranked = {}
-    for protocol, task in tasks.items():
-        numbers = [place[id(query)] for query in task.queries]
-        asked = [replace(requests[n], exclude=seen) for n, seen in zip(numbers, task.exclude, strict=True)]
-        ranked[protocol] = [[hit.item_id for hit in hits] for hits in retriever.retrieve(asked, K, width)]
-    return ranked, sum(retriever.prompt(request).num_unknown for request in requests)
-
-
-def _count_invalid(tasks: dict[str, Task], ranked: dict[str, list[list[str]]], live: frozenset[str]) -> int:
-    """Recommended items that are not live, excluded, or repeated. Asks the catalogue, not the index. Must be 0."""
-    num_invalid = 0
-    for protocol, task in tasks.items():
-        for items, exclude in zip(ranked[protocol], task.exclude, strict=True):
-            num_invalid += len(items) - len((set(items) & live) - exclude)
-    return num_invalid
-
-
 def _hallucination_rate(
     retriever: Retriever, known: Catalog, queries: list[Query], params: ScoresParams, seed: int, ruler: Ruler
 ) -> Estimate:
@@ -301,7 +268,7 @@ def _certificate(
 
 
 def _daily(ruler: Ruler, task: Task, ranked: list[list[str]]) -> list[dict[str, Any]]:
-    """The model's figures of each held-out day that has queries, oldest first; seen items are not masked."""
+    """The figures of each held-out day that has queries, oldest first; seen items are not masked."""
     rows = task.rows(ranked)
     days = sorted({query.day for query in task.queries})
     return [{"day": day.isoformat(), **ruler.measure_rows([row for row in rows if row[0].day == day])} for day in days]

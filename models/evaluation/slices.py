@@ -83,7 +83,7 @@ def group_by_label(
 def measure_slices(
     ruler: Ruler, tasks: Mapping[str, Task], ranked: Mapping[str, list[list[str]]], groups: Groups
 ) -> dict[str, Any]:
-    """dimension → value → protocol → figures of the model."""
+    """dimension → value → protocol → figures of one method's lists."""
     slices: dict[str, Any] = {name: {value: {} for value in values} for name, values in groups.items()}
     slices["history"] = {"cold": {}}
     for protocol, task in tasks.items():
@@ -95,6 +95,17 @@ def measure_slices(
         cold = [row for row in rows if len(row[0].history) <= COLD_EVENTS]
         slices["history"]["cold"][protocol] = ruler.measure_rows(cold)
     return slices
+
+
+def measure_few_slices(
+    ruler: Ruler, tasks: Mapping[str, Task], ranked: Mapping[str, list[list[str]]], groups: Groups
+) -> dict[str, Any]:
+    """ "items/new", "items/tail", "history/cold" → protocol → figures: where methods differ first."""
+    few = {"items": {name: groups["items"][name] for name in ("new", "tail")}}
+    slices = measure_slices(ruler, tasks, ranked, few)
+    return {
+        f"{dimension}/{value}": figures for dimension, values in slices.items() for value, figures in values.items()
+    }
 
 
 def measure_by_sid(

@@ -96,6 +96,7 @@ def beam_search(
     allowed: Sequence[Allowed] | None = None,
     over_slice: bool = False,
     choice: Choice = BEST,
+    decoder: Decoder | None = None,
 ) -> list[Beams]:
     """The `width` best SIDs after each prompt, or fewer where fewer exist and are allowed.
 
@@ -105,6 +106,7 @@ def beam_search(
     delta: further SIDs, some of them perhaps in the index too. allowed: what each request may get.
     over_slice: normalise the log-probabilities of each step over the codes of the level (and compute no other logits);
     else over the whole vocabulary, so that a score is the model's own log-probability.
+    decoder: has run these prompts for an earlier search, and has room for this one: they are not run again.
     Raises InputError if the model or the index does not fit or nothing is allowed to a request, PlumlineError if the
     model yields no finite numbers.
     """
@@ -113,7 +115,10 @@ def beam_search(
     if not prompts:
         return []
     trie = Trie.of(index, device) if isinstance(index, Index) else index
-    decoder = Decoder(model, prompts, width * (space.num_levels - 1), device)
+    if decoder is None:
+        decoder = Decoder(model, prompts, width * (space.num_levels - 1), device)
+    else:
+        decoder.rewind()
     num_rows = len(prompts)
     state = State.roots(num_rows, trie, delta, device)
     score_BK = torch.zeros(num_rows, 1, dtype=decoder.score_type, device=device)

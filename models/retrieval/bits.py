@@ -76,6 +76,11 @@ class Bits:
     def __contains__(self, position: int) -> bool:
         return bool(self.packed[position >> 3] >> (position & 7) & 1)
 
+    def has(self, positions: np.ndarray) -> np.ndarray:
+        """Which of these positions, (n,) int64, are members; (n,) bool. A position below zero is none."""
+        found = self.packed[np.maximum(positions, 0) >> 3] >> (positions & 7).astype(np.uint8) & 1
+        return (found > 0) & (positions >= 0)
+
     def mask(self) -> np.ndarray:
         """(size,) bool."""
         return np.unpackbits(self.packed, count=self.size, bitorder="little").astype(bool)

@@ -169,6 +169,7 @@ class Decoder:
             mask = self._mask(causal_BPP, positions_BP, positions_BP)
         with _last_token_only(self._backbone):
             self.hidden = self._forward(ids_BP, mask, positions_BP)[:, -1:]
+        self._prompt_hidden = self.hidden
         self.score_type = torch.promote_types(self.hidden.dtype, torch.float32)
         self._depth = 0
         self._tree_BKT = torch.zeros(len(prompts), 1, 0, dtype=torch.bool, device=device)
@@ -221,7 +222,8 @@ class Decoder:
         self.hidden = self._forward(token_BK, self._mask(mask_BKT, positions_BK, keys_BT), positions_BK)
 
     def rewind(self) -> None:
-        """Forget all tokens but the prompts'."""
+        """Forget all tokens but the prompts'; `hidden` is of their last ones again."""
+        self.hidden = self._prompt_hidden
         for layer in self._rooms:
             layer.used = self._prompt_length
         self._depth = 0

@@ -91,6 +91,16 @@ class Prompt:
     num_unknown: int
 
 
+@dataclass(frozen=True)
+class Ask:
+    """One of several searches after the same prompts. allowed: of each request, as `Retriever.allowed` says; None: a
+    search without an index. width: beams. choice: see `models/retrieval/beam.py`; None: the best."""
+
+    allowed: Sequence[Allowed | None] | None
+    width: int
+    choice: Choice | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Retriever:
     """See the module's docstring. epoch: the index, as it was when the retriever was made.
@@ -209,14 +219,24 @@ class Retriever:
             raise InputError(f"k {k}: at least 1")
         if allowed is None:
             allowed = [self.allowed(request) for request in requests]
-        beams = self._search(requests, max(width, k), allowed, choice)
-        return [self._hits(one, may, k) for one, may in zip(beams, allowed, strict=True)]
+        [hits] = self.retrieve_each(requests, [Ask(allowed, max(width, k), choice)], k)
+        return hits
+
+    def retrieve_each(self, requests: Sequence[Request], asks: Sequence[Ask], k: int) -> list[list[list[Hit]]]:
+        """The k best items of each request (as `retrieve`), once for every ask; a prompt is run once for all of them.
+
+        A request to which an ask allows nothing gets nothing from it.
+        """
+        found = self._search(requests, asks)
+        return [
+            [self._hits(one, may, k) for one, may in zip(beams, ask.allowed or [None] * len(beams), strict=True)]
+            for ask, beams in zip(asks, found, strict=True)
+        ]
 
     def beams(self, requests: Sequence[Request], width: int, *, constrained: bool = True) -> list[Beams]:
         """The `width` best SIDs of each request; with constrained=False any codes, whatever the rule."""
-        if not constrained:
-            return self._search(requests, width, None)
-        return self._search(requests, width, [self.allowed(request) for request in requests])
+        allowed = [self.allowed(request) for request in requests] if constrained else None
+        return self._search(requests, [Ask(allowed, width)])[0]
 
     def _hits(self, beams: Beams, allowed: Allowed | None, k: int) -> list[Hit]:
         """Items behind the beams, in their order, at most k; behind one SID the newest first."""
@@ -229,50 +249,67 @@ class Retriever:
                 break
         return hits
 
-    def _search(
-        self,
-        requests: Sequence[Request],
-        width: int,
-        allowed: Sequence[Allowed | None] | None,
-        choice: Choice | None = None,
-    ) -> list[Beams]:
-        """Beam search in batches of about equally long prompts, so that little padding is computed.
-
-        allowed: None for a search without an index. A request to which nothing is allowed gets no beams.
-        """
+    def _search(self, requests: Sequence[Request], asks: Sequence[Ask]) -> list[list[Beams]]:
+        """Beam search in batches of about equally long prompts, so that little padding is computed."""
         from tqdm import tqdm
 
-        from models.retrieval.beam import BEST, Beams, beam_search
-        from models.retrieval.trie import Allowed
+        from models.retrieval.beam import Beams
 
-        if width < 1:
-            raise InputError(f"beam width {width}: at least 1")
         levels = self.vocabulary.space.num_levels
+        if (width := min((ask.width for ask in asks), default=1)) < 1:
+            raise InputError(f"beam width {width}: at least 1")
+        width = max((ask.width for ask in asks), default=1)
         nothing = Beams(np.zeros((0, levels), dtype=np.int64), np.zeros(0, dtype=np.float32))
-        found = dict.fromkeys(range(len(requests)), nothing)
+        found = [dict.fromkeys(range(len(requests)), nothing) for _ in asks]
         prompts = [self.prompt(request).token_ids for request in requests]
-        asked = [n for n in range(len(requests)) if allowed is None or allowed[n] is None or len(allowed[n] or ())]
+        asked = [number for number in range(len(requests)) if any(_has_any(ask, number) for ask in asks)]
         order = sorted(asked, key=lambda number: (len(prompts[number]), number), reverse=True)
         progress = tqdm(total=len(order), desc=f"beam {width}", unit="request", disable=len(order) < 100 or None)
-        base, delta = self.epoch.base, self.epoch.delta
         while order:
             length = len(prompts[order[0]]) + width * (levels - 1)
             size = max(1, min(_MAX_BATCH, _MAX_MASK // (width * length)))
             batch, order = order[:size], order[size:]
-            rules = [(allowed[number] if allowed is not None else None) or Allowed() for number in batch]
-            results = beam_search(
-                self.model,
-                [prompts[number] for number in batch],
-                space=self.vocabulary.space,
-                sid_base=self.vocabulary.sid_base,
-                index=None if allowed is None else base.trie(self.device),
-                delta=None if allowed is None or delta is None else delta.trie(self.device),
-                allowed=rules if any(one.base is not None or one.delta is not None for one in rules) else None,
-                width=width,
-                device=self.device,
-                choice=choice or BEST,
-            )
-            found |= dict(zip(batch, results, strict=True))
+            for one, results in zip(found, self._search_batch([prompts[n] for n in batch], batch, asks), strict=True):
+                one |= results
             progress.update(len(batch))
         progress.close()
-        return [found[number] for number in range(len(prompts))]
+        return [[one[number] for number in range(len(prompts))] for one in found]
+
+    def _search_batch(self, prompts: list[list[int]], batch: list[int], asks: Sequence[Ask]) -> list[dict[int, Beams]]:
+        """What each ask finds after these prompts, by the number of the request. batch: their numbers."""
+        from models.retrieval.beam import BEST, beam_search
+        from models.retrieval.decoder import Decoder
+        from models.retrieval.trie import Allowed
+
+        levels, base, delta = self.vocabulary.space.num_levels, self.epoch.base, self.epoch.delta
+        decoder, found = None, []
+        for ask in asks:
+            asked = [number for number in batch if _has_any(ask, number)]
+            if not asked:
+                found.append({})
+                continue
+            if decoder is None and len(asks) > 1:
+                decoder = Decoder(self.model, prompts, max(ask.width for ask in asks) * (levels - 1), self.device)
+            # A request that may get nothing from this ask rides along, and what it finds is thrown away.
+            rules = [(ask.allowed[n] if ask.allowed is not None and n in asked else None) or Allowed() for n in batch]
+            results = beam_search(
+                self.model,
+                prompts,
+                space=self.vocabulary.space,
+                sid_base=self.vocabulary.sid_base,
+                index=None if ask.allowed is None else base.trie(self.device),
+                delta=None if ask.allowed is None or delta is None else delta.trie(self.device),
+                allowed=rules if any(one.base is not None or one.delta is not None for one in rules) else None,
+                width=ask.width,
+                device=self.device,
+                choice=ask.choice or BEST,
+                decoder=decoder,
+            )
+            found.append({n: one for n, one in zip(batch, results, strict=True) if n in asked})
+        return found
+
+
+def _has_any(ask: Ask, number: int) -> bool:
+    """Whether an ask lets a request get anything."""
+    allowed = None if ask.allowed is None else ask.allowed[number]
+    return allowed is None or len(allowed) > 0

@@ -6,8 +6,9 @@ from datetime import date
 import pyarrow as pa
 import pytest
 
-from models.evaluation.queries import PROTOCOLS, Query, Ruler, Task
+from models.evaluation.queries import Ruler, Task
 from models.evaluation.slices import group_by_label, group_by_traffic, group_items, measure_by_sid, measure_slices
+from models.retrieval.held_out import PROTOCOLS, Query
 
 TRAFFIC = {"a": 50.0, "b": 20.0, "c": 10.0, "d": 10.0, "e": 10.0}
 DAY = date(2020, 3, 1)

@@ -1,0 +1,167 @@
+"""What could be shown to who asks: the best items of every source, under the request's rule, with score and place.
+
+Not a stage. Sources are the beams of the model, what the memory counted, and the user's own items; those named
+`fresh_…` are asked once more among the items published within `fresh_days`, since a new item hardly ever comes first
+among all (STATIC's cold start, and its freshness constraint). An item that no source names is no candidate.
+
+Shapes: n candidates, S sources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import Field
+
+from models.ranking.shelf import DAY_MS, Mask
+from plumline.stage import Params
+
+if TYPE_CHECKING:
+    from models.ranking.shelf import Shelf
+
+_TABLES = {
+    "next": "next",
+    "together": "together",
+    "text": "text",
+    "fresh_next": "next_fresh",
+    "fresh_text": "text_fresh",
+}
+COUNTED = ("own", *_TABLES, "popular", "fresh_popular")
+"""Sources that were counted: the memory's, and the user's own items."""
+SOURCES = (*COUNTED, "beam", "fresh_beam")
+
+
+class CandidateParams(Params):
+    """How many candidates, and how a history counts. Sealed with the ranker: serving asks as the labels were asked."""
+
+    size: int = Field(default=60, ge=1)
+    """Items of each source."""
+    width: int = Field(default=50, ge=1)
+    """Beams."""
+    fresh_width: int = Field(default=20, ge=0)
+    """Beams among fresh items; 0: none."""
+    fresh_days: float = Field(default=7.0, gt=0)
+    """Days since its publication within which an item is fresh."""
+    last: int = Field(default=50, ge=1)
+    """Newest items of a history that the counted sources go on from."""
+    decay: float = Field(default=0.8, gt=0, le=1)
+    """Weight lost a step back through a history."""
+    own_half_life_days: float = Field(default=60.0, gt=0)
+    """Age at which a user's own event counts half."""
+    horizon_days: float = Field(default=14.0, gt=0)
+    """Days after the memory's last one up to which time goes on. Who asks later is ranked as if it were the day after
+    that last one: no label has shown such ages."""
+
+
+@dataclass(frozen=True)
+class Visit:
+    """Who asks. items, times: (H,) int64, numbers of the history's known items and epoch milliseconds, oldest first; a
+    history without times (all 0) counts as yesterday's.
+    now: epoch milliseconds. context: number of the item that is looked at, -1 for none."""
+
+    items: np.ndarray
+    times: np.ndarray
+    now: int
+    context: int = -1
+
+    @staticmethod
+    def of(shelf: Shelf, history: Sequence[tuple[str, int]], now: int, context: str | None = None) -> Visit:
+        """From item ids; unknown ones are left out."""
+        known = [(number, at) for item, at in history if (number := shelf.number_of(item)) >= 0]
+        pairs = np.asarray(known, dtype=np.int64).reshape(-1, 2)
+        if len(pairs) and pairs[-1, 1] <= 0:
+            pairs[:, 1] = now - DAY_MS
+        return Visit(pairs[:, 0], pairs[:, 1], now, -1 if context is None else shelf.number_of(context))
+
+    def recent(self, params: CandidateParams) -> tuple[np.ndarray, np.ndarray]:
+        """The newest items, oldest first, the one looked at last of all, and their weights: decay^i, i steps back."""
+        looked_at = [self.context] if self.context >= 0 else []
+        items = np.concatenate([self.items, np.asarray(looked_at, dtype=np.int64)])[-params.last :]
+        return items, params.decay ** np.arange(len(items) - 1, -1, -1.0)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """items: (n,) int64 numbers, ascending. scores, places: (n, S) float32, NaN where a source does not name the item;
+    places count from 0."""
+
+    items: np.ndarray
+    scores: np.ndarray
+    places: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def of_sources(self, names: Sequence[str]) -> Candidates:
+        """Those that one of these sources names, as if no other had been asked."""
+        columns = [SOURCES.index(name) for name in names]
+        scores, places = np.full_like(self.scores, np.nan), np.full_like(self.places, np.nan)
+        scores[:, columns], places[:, columns] = self.scores[:, columns], self.places[:, columns]
+        named = ~np.isnan(places).all(axis=1)
+        return Candidates(self.items[named], scores[named], places[named])
+
+
+Named = tuple[np.ndarray, np.ndarray]
+"""Numbers of items and their scores, best first."""
+
+
+def gather(
+    shelf: Shelf, visit: Visit, allows: Mask, beams: Mapping[str, Named], params: CandidateParams, size: int = 0
+) -> Candidates:
+    """The best allowed items of every source. beams: those of "beam" and "fresh_beam". size: of each source, at least
+    params.size."""
+    size = max(size, params.size)
+    since = visit.now - params.fresh_days * DAY_MS
+
+    def allows_fresh(numbers: np.ndarray) -> np.ndarray:
+        fresh: np.ndarray = allows(numbers) & (shelf.published_ms[numbers] >= since)
+        return fresh
+
+    found = dict(beams)
+    found["own"] = best(*own_scores(visit, params.own_half_life_days), allows, size)
+    recent, weights = visit.recent(params)
+    inside = recent < len(shelf.memory.item_ids)  # of items of the delta nothing was counted
+    rows, weights = recent[inside], weights[inside]
+    for source, table in _TABLES.items():
+        if table in shelf.memory.tables:
+            mask = allows_fresh if source.startswith("fresh_") else allows
+            found[source] = best(*shelf.memory.tables[table].scores(rows, weights), mask, size)
+    found["popular"] = _first(shelf.by_popularity, shelf.recent, allows, size)
+    found["fresh_popular"] = _first(shelf.newest, shelf.recent, allows_fresh, size)
+    items = np.unique(np.concatenate([numbers for numbers, _ in found.values()]))
+    scores = np.full((len(items), len(SOURCES)), np.nan, dtype=np.float32)
+    places = np.full_like(scores, np.nan)
+    for source, (numbers, values) in found.items():
+        at, column = np.searchsorted(items, numbers), SOURCES.index(source)
+        scores[at, column], places[at, column] = values, np.arange(len(numbers))
+    return Candidates(items, scores, places)
+
+
+def own_scores(visit: Visit, half_life_days: float) -> Named:
+    """The items of a history, ascending, and their recency-weighted counts, Σ 2^(-age / half life)."""
+    items, inverse = np.unique(visit.items, return_inverse=True)
+    ages = np.maximum(visit.now - visit.times, 0) / DAY_MS
+    return items, np.bincount(inverse, weights=0.5 ** (ages / half_life_days), minlength=len(items))
+
+
+def best(items: np.ndarray, scores: np.ndarray, allows: Mask, size: int) -> Named:
+    """The `size` allowed items of the highest scores, ties by number."""
+    kept = np.flatnonzero(allows(items))
+    items, scores = items[kept], scores[kept]
+    order = np.lexsort((items, -scores))[:size]
+    return items[order], scores[order]
+
+
+def _first(order: np.ndarray, scores: np.ndarray, allows: Mask, size: int) -> Named:
+    """The first `size` allowed items of an order, looked at in blocks that double: N items are not sorted a request."""
+    found = [np.zeros(0, dtype=np.int64)]
+    start, block, missing = 0, 4 * size, size
+    while missing > 0 and start < len(order):
+        numbers = order[start : start + block]
+        found.append(numbers[allows(numbers)][:missing])
+        start, block, missing = start + block, 2 * block, missing - len(found[-1])
+    items = np.concatenate(found)
+    return items, scores[items]

@@ -1,0 +1,106 @@
+"""What the ranker is told of a candidate: one row of numbers, by name. NaN means that nobody can say.
+
+Not a stage. Nothing later than the moment of the request is read: counts are the memory's, which end with its as_of,
+and the history is the request's. The hour of the request is not among them: a held-out day says none.
+
+Shapes: n candidates, S sources, F features.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from models.ranking.candidates import SOURCES, Candidates, Visit
+from models.ranking.shelf import DAY_MS, LEVELS
+
+if TYPE_CHECKING:
+    from models.ranking.shelf import Shelf
+
+_KINDS = ("score", "share", "place")
+_USER_ITEM = ("own_count", "own_days", "own_part", "own_rhythm")
+_ITEM = ("item_count", "item_recent", "item_trend", "item_age_days", "item_price", "item_price_ratio")
+_SID = ("sid_first", "sid_prefix")
+_USER = ("user_events", "user_repeats", "user_days", "user_unseen")
+FEATURES = (*(f"{source}_{kind}" for source in SOURCES for kind in _KINDS), *_USER_ITEM, *_ITEM, *_SID, *_USER)
+"""share: of the best score of the source. own_rhythm: days since the last event of the item, in gaps between its
+events. item_trend: the last week against the last four. item_price_ratio: logarithm, against what the user pays.
+sid_first, sid_prefix: share of the newest 100 items of the history with the same first code, the same first two.
+user_unseen: whether items of the history are not allowed."""
+MODEL = ("beam", "fresh_beam", "sid")
+"""Groups of features that come from the model and its SIDs."""
+_GROUPS = sorted((*SOURCES, "item", "sid", "user"), key=len, reverse=True)
+_SID_LAST = 100
+
+
+def group_of(feature: str) -> str:
+    """The source that a feature speaks for; "item", "sid" or "user" for the others."""
+    return next(group for group in _GROUPS if feature.startswith(f"{group}_"))
+
+
+def features(shelf: Shelf, visit: Visit, candidates: Candidates, unseen_only: bool) -> np.ndarray:
+    """(n, F) float32 in the order of FEATURES. unseen_only: whether items of the history are not allowed."""
+    items, size = candidates.items, len(candidates)
+    found = np.full((size, len(FEATURES)), np.nan, dtype=np.float32)
+    at = len(SOURCES) * len(_KINDS)
+    found[:, 0:at:3] = candidates.scores
+    found[:, 1:at:3] = candidates.scores / _largest(candidates.scores)
+    found[:, 2:at:3] = candidates.places
+    found[:, at : at + 4] = _use_of(visit, items)
+    at += len(_USER_ITEM)
+    published, price = shelf.published_ms[items], shelf.price[items]
+    found[:, at] = shelf.count[items]
+    found[:, at + 1] = shelf.recent[items]
+    found[:, at + 2] = (shelf.week[items] + 1) / (shelf.month[items] / 4 + 1)
+    found[:, at + 3] = np.where(published < 0, np.nan, (visit.now - published) / DAY_MS)
+    found[:, at + 4] = price
+    paid = shelf.price[visit.items]
+    paid = paid[np.isfinite(paid)]
+    if len(paid):
+        found[:, at + 5] = np.log1p(price) - np.log1p(paid).mean()
+    at += len(_ITEM)
+    newest = visit.items[-_SID_LAST:]
+    for level in range(LEVELS):
+        found[:, at + level] = _share_of(shelf.prefixes[level, newest], shelf.prefixes[level, items])
+    at += len(_SID)
+    found[:, at] = len(visit.items)
+    if len(visit.items):
+        found[:, at + 1] = 1 - len(np.unique(visit.items)) / len(visit.items)
+        found[:, at + 2] = (visit.now - visit.times[-1]) / DAY_MS
+    found[:, at + 3] = unseen_only
+    return found
+
+
+def _largest(scores: np.ndarray) -> np.ndarray:
+    """(S,) the largest absolute score of each source, 1 where there is none."""
+    largest = np.abs(np.nan_to_num(scores)).max(axis=0, initial=0.0)
+    return np.where(largest > 0, largest, 1.0).astype(np.float32)
+
+
+def _use_of(visit: Visit, items: np.ndarray) -> np.ndarray:
+    """(n, 4) float32: a user's events of each item, days since the last, their part of all, and the rhythm."""
+    found = np.full((len(items), len(_USER_ITEM)), np.nan, dtype=np.float32)
+    found[:, 0] = 0
+    if not len(visit.items):
+        return found
+    order = np.lexsort((visit.times, visit.items))
+    mine, starts, counts = np.unique(visit.items[order], return_index=True, return_counts=True)
+    first, last = visit.times[order][starts], visit.times[order][starts + counts - 1]
+    at = np.searchsorted(mine, items).clip(max=len(mine) - 1)
+    known = mine[at] == items
+    at = at[known]
+    days = np.maximum(visit.now - last[at], 0) / DAY_MS
+    gap = (last[at] - first[at]) / DAY_MS / np.maximum(counts[at] - 1, 1)
+    rhythm = np.where(counts[at] > 1, days / np.maximum(gap, 0.5), np.nan)
+    found[known] = np.stack([counts[at], days, counts[at] / len(visit.items), rhythm], axis=1)
+    return found
+
+
+def _share_of(history: np.ndarray, prefixes: np.ndarray) -> np.ndarray:
+    """(n,) share of the history's prefixes that equal each one; NaN without a history, 0 for -1 (no SID)."""
+    if not len(history):
+        return np.full(len(prefixes), np.nan)
+    values, counts = np.unique(history, return_counts=True)
+    at = np.searchsorted(values, prefixes).clip(max=len(values) - 1)
+    return np.where((values[at] == prefixes) & (prefixes >= 0), counts[at] / len(history), 0.0)

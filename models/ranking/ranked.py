@@ -1,0 +1,214 @@
+"""Requests → the list that is served: beams and counted candidates under the request's rule, in the ranker's order.
+
+Not a stage. The stage `ranker` asks it for labels and for the lists that are scored, the service for answers: one code.
+A RankedRetriever never changes; items that come and go make another, as they do of its Retriever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from models.ranking.candidates import Candidates, Named, Visit, gather
+from models.ranking.features import features
+from models.ranking.shelf import DAY_MS, Shelf, positions_in, prefixes_of
+from models.retrieval.retriever import Ask, Hit, Request, Retriever
+from models.retrieval.rules import Fresh
+from models.retrieval.trie import Allowed
+
+if TYPE_CHECKING:
+    from models.memory.memory import Memory
+    from models.ranking.frozen_ranker import Ranker
+    from models.ranking.why import Reason, Teller
+    from models.retrieval.beam import Choice
+
+
+_HOUR_MS = 3_600_000
+
+
+@dataclass(frozen=True)
+class Found:
+    """The candidates of one request. beams: what the model itself would show, best first. unseen_only: whether nothing
+    of the history may come back."""
+
+    visit: Visit
+    candidates: Candidates
+    beams: list[Hit]
+    unseen_only: bool
+
+
+@dataclass(frozen=True)
+class RankedHit:
+    """One item of a list. score: the ranker's, higher is better, comparable within one list. codes: its SID."""
+
+    item_id: str
+    score: float
+    codes: tuple[int, ...]
+    why: tuple[Reason, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class RankedRetriever:
+    """See the module's docstring. prefixes: `prefixes_of` the memory's items."""
+
+    retriever: Retriever
+    memory: Memory
+    ranker: Ranker
+    prefixes: np.ndarray
+    _positions: dict[int, tuple[object, np.ndarray]] = field(default_factory=dict)
+
+    @staticmethod
+    def load(parts: Mapping[str, Path], memory: Path, ranker: Ranker, **options: Any) -> RankedRetriever:
+        """Read the parts of one release. parts, options: arguments of `Retriever.load`."""
+        from models.language.model import pick_device
+        from models.memory.memory import Memory
+
+        retriever = Retriever.load(**{"device": pick_device(), **parts, **options})  # type: ignore[arg-type]
+        return RankedRetriever.of(retriever, Memory.load(memory), ranker)
+
+    @staticmethod
+    def of(retriever: Retriever, memory: Memory, ranker: Ranker) -> RankedRetriever:
+        """Put the parts of one release together."""
+        return RankedRetriever(retriever, memory, ranker, prefixes_of(memory.item_ids, retriever.codes_of))
+
+    def with_retriever(self, retriever: Retriever) -> RankedRetriever:
+        """The same with another epoch of the index."""
+        return replace(self, retriever=retriever)
+
+    @cached_property
+    def shelf(self) -> Shelf:
+        """The items, as the epoch of the index has them. The positions in a base are looked up once a base."""
+        base = self.retriever.epoch.base
+        if id(base) not in self._positions:
+            self._positions.clear()
+            self._positions[id(base)] = (base, positions_in(base, self.memory))
+        return Shelf.of(
+            self.memory, self.retriever.epoch, self.prefixes, self._positions[id(base)][1], self.retriever.codes_of
+        )
+
+    def find(
+        self,
+        variants: Sequence[Sequence[Request]],
+        *,
+        size: int = 0,
+        choice: Choice | None = None,
+        allowed: Sequence[Sequence[Allowed | None]] | None = None,
+    ) -> list[list[Found]]:
+        """Candidates of every request of every variant: variants[v][q] is who q asks under rule v.
+
+        All variants of one request have its history and profile, so that one prompt is run for all of them. size: at
+        least so many items of each source. choice: of the beams. allowed: what `Retriever.allowed` says, if known.
+        """
+        params = self.ranker.candidates
+        if allowed is None:
+            allowed = [[self.retriever.allowed(request) for request in requests] for requests in variants]
+        nows = [self.rank_time(request) for request in variants[0]]
+        asks = [Ask(may, max(params.width, size), choice) for may in allowed]
+        if params.fresh_width:
+            fresh = [self._fresh(now) for now in nows]
+            asks += [
+                Ask([_both(one, young) for one, young in zip(may, fresh, strict=True)], params.fresh_width)
+                for may in allowed
+            ]
+        hits = self.retriever.retrieve_each(variants[0], asks, max(size, params.size))
+        found = []
+        for number, (requests, may) in enumerate(zip(variants, allowed, strict=True)):
+            beams = hits[number]
+            young = hits[len(variants) + number] if params.fresh_width else [[]] * len(requests)
+            found.append([self._gather(*one, size) for one in zip(requests, may, nows, beams, young, strict=True)])
+        return found
+
+    def rank(self, found: Found, k: int, choice: Choice | None = None, teller: Teller | None = None) -> list[RankedHit]:
+        """The best k candidates (a sample: as drawn), with reasons if somebody tells them. choice: its cap holds here
+        too, and its temperature is that of the ranker's scores."""
+        table = features(self.shelf, found.visit, found.candidates, found.unseen_only)
+        scores = self.ranker.scores(found.candidates, table)
+        ids = [self.shelf.item_id(int(number)) for number in found.candidates.items]
+        codes = [self.retriever.codes_of[item] for item in ids]
+        chosen = _choose(scores, codes, k, choice)
+        if teller is None:
+            return [RankedHit(ids[row], float(scores[row]), codes[row]) for row in chosen]
+        params = self.ranker.candidates
+        told = self.ranker.shares(found.candidates, table, chosen)
+        return [
+            RankedHit(
+                ids[row],
+                float(scores[row]),
+                codes[row],
+                teller.reasons(
+                    self.shelf,
+                    found.visit,
+                    int(found.candidates.items[row]),
+                    parts,
+                    codes[row],
+                    params,
+                ),
+            )
+            for row, parts in zip(chosen, told, strict=True)
+        ]
+
+    def rank_time(self, request: Request) -> int:
+        """From when ages are counted for ranking: the request's own time, if it is no further than `horizon_days` after
+        the memory's end; beyond that, the day after it. In whole hours, so that the same question soon after has the
+        same answer."""
+        last = request.history[-1][1] if request.history else 0
+        end = self.memory.end_ms
+        now = next((at for at in (request.now_ms, request.at_ms) if at is not None), max(last, end) + DAY_MS)
+        if now > end + self.ranker.candidates.horizon_days * DAY_MS:
+            now = end + DAY_MS // 2
+        return max(now // _HOUR_MS * _HOUR_MS, last)
+
+    def _fresh(self, now: int) -> Allowed | None:
+        ms = int(self.ranker.candidates.fresh_days * DAY_MS)
+        return self.retriever.epoch.select(Fresh(ms), at_ms=now, sets={})
+
+    def _gather(
+        self, request: Request, allowed: Allowed | None, now: int, beams: list[Hit], fresh: list[Hit], size: int
+    ) -> Found:
+        visit = Visit.of(self.shelf, request.history, now, request.context_item)
+        allows = self.shelf.mask(allowed)
+        named = {"beam": self._named(beams), "fresh_beam": self._named(fresh)}
+        candidates = gather(self.shelf, visit, allows, named, self.ranker.candidates, size)
+        unseen_only = bool(len(visit.items)) and not bool(allows(visit.items).any())
+        return Found(visit, candidates, beams, unseen_only)
+
+    def _named(self, hits: list[Hit]) -> Named:
+        """Best first, also of a sample; every item of the index is on the shelf."""
+        ordered = sorted(hits, key=lambda hit: -hit.score)
+        numbers = np.asarray([self.shelf.number_of(hit.item_id) for hit in ordered], dtype=np.int64)
+        return numbers, np.asarray([hit.score for hit in ordered])
+
+
+def _both(one: Allowed | None, other: Allowed | None) -> Allowed | None:
+    """What two answers of `Epoch.select` both allow."""
+    if one is None or other is None:
+        return other if one is None else one
+    base = one.base if other.base is None else other.base if one.base is None else one.base & other.base
+    delta = one.delta if other.delta is None else other.delta if one.delta is None else one.delta & other.delta
+    return Allowed(base, delta, f"{one.said} among fresh items")
+
+
+def _choose(scores: np.ndarray, codes: Sequence[tuple[int, ...]], k: int, choice: Choice | None) -> np.ndarray:
+    """Rows of the k best, best first: of equal scores the first row. See `RankedRetriever.rank` for the choice."""
+    keys = scores.astype(np.float64)
+    if choice is not None and choice.temperature is not None:
+        # Gumbel-top-k: without replacement, proportional to exp(score / temperature).
+        keys = keys / choice.temperature + np.random.default_rng(choice.seed).gumbel(size=len(keys))
+    order = np.argsort(-keys, kind="stable")
+    if choice is None or choice.cap is None:
+        return order[:k]
+    taken: dict[tuple[int, ...], set[tuple[int, ...]]] = {}
+    chosen = []
+    for row in order.tolist():
+        branch = taken.setdefault(codes[row][: choice.cap_level], set())
+        if codes[row] in branch or len(branch) < choice.cap:
+            branch.add(codes[row])
+            chosen.append(row)
+            if len(chosen) == k:
+                break
+    return np.asarray(chosen, dtype=np.int64)

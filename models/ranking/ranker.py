@@ -1,0 +1,324 @@
+"""Stage `ranker`: learn the order of what is served, and make the lists of the held-out days that are scored.
+
+    reads   catalog, histories (queries, labels, last_events, stats), sids, vocabulary, sft (weights/), index, memory,
+            base or previous (its release: labels, and for base the candidates of the label day)
+    writes  model.txt (LightGBM's text format; none where nothing could be learned), config.json, words.json (what the
+            items of a prefix have in common), labels.parquet (for the next days), lists.parquet (the top 10 of every
+            held-out request, each method and protocol), report.json
+    run     python -m models.ranking.ranker --params recipes/cpu_tiny.yaml --catalog … --histories … --sids … \\
+                --vocabulary … --sft … --index … --memory … --base= --previous= --seed 17 --out artifacts/ranker
+
+Labels are user-days: the candidates that a release gave before the day, and what the user took on it. Without a base
+they are the held-out days after as_of; a daily takes its base's and adds the days since, with the candidates of that
+base. Whoever is scored was not learned from: lists come from rankers of the other fold of users; what serves learned
+from all. Below `min_queries` nothing is learned, and places are fused (`lambdarank.fuse`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from models.ranking import lambdarank
+from models.ranking.candidates import COUNTED, CandidateParams
+from models.ranking.features import FEATURES, features
+from models.ranking.frozen_ranker import Ranker
+from models.ranking.labels import FOLDS, Labels, fold_of
+from models.ranking.lambdarank import ALL, WITHOUT_MODEL, LambdarankParams
+from models.retrieval.held_out import MASKED, PROTOCOLS, K, Query, read_sample, to_queries
+from plumline import artifact
+from plumline.settings import get_settings
+from plumline.stage import Params, hash_seed, main, say
+from plumline.tables import read_parquet, write_parquet
+
+if TYPE_CHECKING:
+    from lightgbm import Booster
+
+    from features.catalog import Catalog
+    from models.ranking.ranked import Found, RankedRetriever
+    from models.retrieval.retriever import Request
+
+NEXT_DAY, LEAVE_ONE_OUT = TASKS = ("next_day", "leave_one_out")
+METHODS = ("served", "without_model", "model", "memory")
+_LISTS = pa.schema(
+    {
+        "task": pa.string(),
+        "protocol": pa.string(),
+        "method": pa.string(),
+        "user_id": pa.string(),
+        "day": pa.date32(),
+        "item_ids": pa.list_(pa.string()),
+    }
+)
+_VERBS = {"purchase": "bought", "buy": "bought", "order": "bought", "play": "played", "watch": "watched"}
+_VERBS |= {"view": "viewed", "click": "clicked", "read": "read", "listen": "heard", "rating": "rated"}
+
+
+class RankerParams(Params):
+    """How candidates are ordered, and how many requests are held out."""
+
+    candidates: CandidateParams = CandidateParams()
+    """What is ordered."""
+    trees: LambdarankParams = LambdarankParams()
+    """What orders."""
+    max_negatives: int = Field(default=100, ge=1)
+    """Candidates of a label group that were not taken; more are drawn from."""
+    min_queries: int = Field(default=100, ge=1)
+    """User-days with labels below which nothing is learned and places are fused."""
+    max_groups: int = Field(default=10_000, ge=1)
+    """Label groups kept, those of the newest days."""
+    max_queries: int = Field(default=1500, ge=1)
+    """Held-out user-days that are asked; more are drawn from by the seed."""
+    leave_one_out_queries: int = Field(default=300, ge=0)
+    """Users asked for their last held-out event, given all before it; 0: that protocol is left out."""
+
+
+def read_lists(folder: Path) -> dict[tuple[str, str, str], dict[tuple[str, date], list[str]]]:
+    """(task, protocol, method) → (user_id, day) → item ids, best first, of a `ranker` artifact."""
+    found: dict[tuple[str, str, str], dict[tuple[str, date], list[str]]] = {}
+    for row in read_parquet(folder / "lists.parquet").to_pylist():
+        key = (row["task"], row["protocol"], row["method"])
+        found.setdefault(key, {})[row["user_id"], row["day"]] = row["item_ids"]
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """Held-out queries and what was found for them: protocol → one a query."""
+
+    task: str
+    queries: list[Query]
+    found: dict[str, list[Found]]
+
+
+def run(
+    params: RankerParams,
+    *,
+    catalog: Path,
+    histories: Path,
+    sids: Path,
+    vocabulary: Path,
+    sft: Path,
+    index: Path,
+    memory: Path,
+    base: Path | None,
+    previous: Path | None,
+    seed: int,
+    out: Path,
+) -> None:
+    """Learn the order, and make the lists of the held-out days."""
+    import torch
+
+    from features.catalog import Catalog
+    from models.ranking.ranked import RankedRetriever
+
+    torch.set_num_threads(get_settings().threads or 1)  # a second thread gains such small batches 7%
+    parts = {"catalog": catalog, "sids": sids, "vocabulary": vocabulary, "index": index, "weights": sft / "weights"}
+    retriever = RankedRetriever.load(parts, memory, Ranker(params.candidates))
+    known = Catalog.load(catalog)
+    asked = [_ask(retriever, known, NEXT_DAY, read_sample(histories, params.max_queries, seed))]
+    if params.leave_one_out_queries:
+        sample = read_sample(histories, params.leave_one_out_queries, seed, last_events=True)
+        asked.append(_ask(retriever, known, LEAVE_ONE_OUT, sample))
+
+    labels = _labels(params, retriever, asked[0], known, histories, base, previous)
+    labels.save(out)
+    learned = labels.num_queries >= params.min_queries
+    served = Ranker(params.candidates)
+    if learned:
+        served = replace(served, booster=_train(labels, ALL, params, seed))
+        served.booster.save_model(out / "model.txt")  # type: ignore[union-attr]
+    folds = [_fold_rankers(labels.outside(fold), params, seed) if learned else _fused(params) for fold in range(FOLDS)]
+    lists = [row for one in asked for row in _lists(retriever, one, folds)]
+    write_parquet(out / "lists.parquet", pa.Table.from_pylist(lists, schema=_LISTS))
+
+    stats = artifact.read_json(histories / "stats.json")
+    about = {
+        "kind": "lambdarank" if learned else "fusion",
+        "features": list(FEATURES),
+        "candidates": params.candidates.model_dump(mode="json"),
+        "verb": _VERBS.get(str(stats.get("action")), "taken"),
+    }
+    artifact.write_json(out / "config.json", about)
+    artifact.write_json(out / "words.json", prefix_words(known.items, sids))
+    report = {
+        "kind": about["kind"],
+        "num_label_queries": labels.num_queries,
+        "label_days": labels.span,
+        "folds": FOLDS,
+        "max_queries": params.max_queries,
+        "leave_one_out_queries": params.leave_one_out_queries,
+        "candidates": _coverage(retriever, asked[0]),
+        "num_unknown_history_items": _count_unknown(retriever, known, asked[0].queries),
+        "gain": _gains(served),
+    }
+    artifact.write_json(out / "report.json", report)
+    say(
+        f"ranker: {about['kind']} of {labels.num_queries} user-days {' to '.join(labels.span)}; of what was taken "
+        + ", ".join(f"{share:.1%} ({p})" for p, share in report["candidates"].items())
+        + " were candidates"
+    )
+
+
+def _requests(known: Catalog, queries: Sequence[Query]) -> list[Request]:
+    from models.language.words import read_profiles
+
+    profiles = read_profiles(known)
+    return [query.request(profiles.get(query.user_id, {})) for query in queries]
+
+
+def _ask(retriever: RankedRetriever, known: Catalog, task: str, queries: list[Query]) -> _Asked:
+    """Both protocols of each query, from one prompt."""
+    requests = _requests(known, queries)
+    masked = [replace(request, exclude=query.seen) for request, query in zip(requests, queries, strict=True)]
+    found = retriever.find([masked, requests]) if queries else [[], []]
+    return _Asked(task, queries, dict(zip(PROTOCOLS, found, strict=True)))
+
+
+def _labels(
+    params: RankerParams,
+    retriever: RankedRetriever,
+    asked: _Asked,
+    known: Catalog,
+    histories: Path,
+    base: Path | None,
+    previous: Path | None,
+) -> Labels:
+    """Without a base the held-out days, and what the release followed knew; else the base's labels and today's."""
+    from features.histories import read_labels
+
+    before = Labels.none()
+    folder = base or previous
+    if folder is not None and (folder / "ranker").is_dir():
+        before = Labels.load(folder / "ranker")
+    if base is None:
+        new = _groups(retriever, asked, params.max_negatives)
+    else:
+        new = Labels.none()
+        since = date.fromisoformat(artifact.read_json(base / "release.json")["as_of"])
+        queries = [query for query in to_queries(read_labels(histories)) if query.day > since]
+        if queries and (yesterday := _of_release(base, params)) is not None:
+            new = _groups(yesterday, _ask(yesterday, known, NEXT_DAY, queries), params.max_negatives)
+    days = set(new.days.tolist())
+    kept = before.where(np.array([day not in days for day in before.days.tolist()], dtype=bool))
+    return Labels.concat([kept, new]).newest(params.max_groups)
+
+
+def _of_release(release: Path, params: RankerParams) -> RankedRetriever | None:
+    """The candidates of a sealed release; None if it is of before there was a memory."""
+    from models.ranking.ranked import RankedRetriever
+
+    if not (release / "memory").is_dir():
+        return None
+    parts = {name: release / name for name in ("catalog", "sids", "vocabulary", "index")}
+    return RankedRetriever.load(
+        {**parts, "weights": release / "sft" / "weights"}, release / "memory", Ranker(params.candidates)
+    )
+
+
+def _groups(retriever: RankedRetriever, asked: _Asked, max_negatives: int) -> Labels:
+    """A group a query and protocol."""
+    groups = []
+    for protocol in PROTOCOLS:
+        for query, found in zip(asked.queries, asked.found[protocol], strict=True):
+            relevant = query.relevant - query.seen if protocol == MASKED else query.relevant
+            numbers = [number for item in sorted(relevant) if (number := retriever.shelf.number_of(item)) >= 0]
+            table = features(retriever.shelf, found.visit, found.candidates, found.unseen_only)
+            hit = np.isin(found.candidates.items, numbers)
+            groups.append(Labels.group(query.user_id, query.day, table, hit, max_negatives))
+    return Labels.concat(groups)
+
+
+def _train(labels: Labels, columns: Sequence[int], params: RankerParams, seed: int) -> Booster:
+    return lambdarank.train(labels, columns, params.trees, hash_seed(seed, "ranker"))
+
+
+def _fold_rankers(labels: Labels, params: RankerParams, seed: int) -> dict[str, Ranker]:
+    if not labels.num_queries:
+        return _fused(params)
+    return {
+        name: Ranker(params.candidates, _train(labels, columns, params, seed), columns)
+        for name, columns in (("served", ALL), ("without_model", WITHOUT_MODEL))
+    }
+
+
+def _fused(params: RankerParams) -> dict[str, Ranker]:
+    return dict.fromkeys(("served", "without_model"), Ranker(params.candidates))
+
+
+def _lists(retriever: RankedRetriever, asked: _Asked, folds: Sequence[Mapping[str, Ranker]]) -> list[dict[str, Any]]:
+    """Rows of lists.parquet: every method's top 10 of every query and protocol."""
+    rows = []
+    for protocol in PROTOCOLS:
+        for query, found in zip(asked.queries, asked.found[protocol], strict=True):
+            rankers = folds[fold_of(query.user_id)]
+            counted = replace(found, candidates=found.candidates.of_sources(COUNTED))
+            fused = replace(retriever, ranker=Ranker(retriever.ranker.candidates))
+            lists = {
+                "served": _top(replace(retriever, ranker=rankers["served"]), found),
+                "without_model": _top(replace(retriever, ranker=rankers["without_model"]), counted),
+                "model": [hit.item_id for hit in found.beams[:K]],
+                "memory": _top(fused, counted),
+            }
+            about = {"task": asked.task, "protocol": protocol, "user_id": query.user_id, "day": query.day}
+            rows += [{**about, "method": method, "item_ids": lists[method]} for method in METHODS]
+    return rows
+
+
+def _top(retriever: RankedRetriever, found: Found) -> list[str]:
+    return [hit.item_id for hit in retriever.rank(found, K)]
+
+
+def _coverage(retriever: RankedRetriever, asked: _Asked) -> dict[str, float]:
+    """Protocol → share of what was taken that was among the candidates: what no order can exceed."""
+    shares = {}
+    for protocol in PROTOCOLS:
+        taken = hits = 0
+        for query, found in zip(asked.queries, asked.found[protocol], strict=True):
+            relevant = query.relevant - query.seen if protocol == MASKED else query.relevant
+            taken += len(relevant)
+            hits += int(np.isin([retriever.shelf.number_of(item) for item in relevant], found.candidates.items).sum())
+        shares[protocol] = hits / taken if taken else 0.0
+    return shares
+
+
+def _count_unknown(retriever: RankedRetriever, known: Catalog, queries: Sequence[Query]) -> int:
+    return sum(retriever.retriever.prompt(request).num_unknown for request in _requests(known, queries))
+
+
+def _gains(ranker: Ranker) -> dict[str, float]:
+    """Feature → its part of all that the trees gained, the largest first."""
+    if ranker.booster is None:
+        return {}
+    gains = ranker.booster.feature_importance("gain")
+    order = np.argsort(-gains, kind="stable")
+    return {FEATURES[place]: round(float(gains[place] / max(gains.sum(), 1e-9)), 4) for place in order if gains[place]}
+
+
+def prefix_words(items: pa.Table, sids: Path) -> dict[str, str]:
+    """ "c" and "c d" (the first codes of a SID) → up to two words that its items have in common."""
+    from models.semantic_ids.atlas import draw_atlas, read_terms
+    from models.semantic_ids.table import SidTable
+
+    table = SidTable.load(sids)
+    place = {item: row for row, item in enumerate(items.column("item_id").to_pylist())}
+    known = [row for row, item in enumerate(table.item_ids) if item in place]
+    rows = pa.array([place[table.item_ids[row]] for row in known], pa.int64())
+    atlas = draw_atlas(table.prefixes[known], read_terms(items.take(rows)))
+    found = {}
+    for prefix in atlas.prefixes:
+        for one in (prefix, *prefix.children):
+            if one.words:
+                found[" ".join(map(str, one.codes))] = " ".join(one.words[:2])
+    return found
+
+
+if __name__ == "__main__":
+    main(run, section="ranker")
