@@ -99,6 +99,13 @@ def _first_events(snapshot: EventSnapshot, through: date, item_ids: pa.ChunkedAr
     return first.column("timestamp_min").take(rows)
 
 
+def published_ms(items: pa.Table) -> pa.ChunkedArray:
+    """When each item of a catalogue was published, else the day it was first seen: int64 epoch ms, null for unknown."""
+    published = items.column("published_at").cast(pa.timestamp("ms"), safe=False).cast(pa.int64())
+    seen = pc.multiply(items.column("first_seen_day").cast(pa.int32()).cast(pa.int64()), 86_400_000)
+    return pc.coalesce(published, seen)
+
+
 @dataclass(frozen=True)
 class Catalog:
     """The catalogue of one day. items, users: the tables of the artifact, sorted by id."""

@@ -16,7 +16,7 @@ too (a struct that is collected, then sorted: `collect(order_by=…)` does not e
 """
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from pydantic import Field
 from features.batches import utc_day
 from features.catalog import Catalog
 from features.lake import EventSnapshot
+from features.successions import count_successions
 from plumline.artifact import write_json
 from plumline.errors import ArtifactError, InputError, RefusedError
 from plumline.schema import HISTORIES, NUMBERS, PAIRS, QUERIES, conform
@@ -166,21 +167,8 @@ def _histories(steps: "ir.Table", max_events: int) -> "ir.Table":
 
 def _pairs(steps: "ir.Table", params: HistoriesParams) -> "ir.Table":
     """How often two different items lie within `pair_window` steps of one another."""
-    import ibis
-    from ibis import _
-
-    window = ibis.window(group_by=steps.user_id, order_by=[steps.micros, steps.event_id])
-    gaps = range(1, params.pair_window + 1)
-    near = (
-        ibis.union(
-            *[steps.select(a=steps.item_id, b=steps.item_id.lead(gap).over(window)) for gap in gaps], distinct=False
-        )
-        if params.pair_window > 1
-        else steps.select(a=steps.item_id, b=steps.item_id.lead(1).over(window))
-    )
-    near = near.filter(_.b.notnull() & (_.a != _.b))
-    counted = near.group_by(item_a=ibis.least(_.a, _.b), item_b=ibis.greatest(_.a, _.b)).agg(count=_.count())
-    return counted.filter(_["count"] >= params.min_pair_count).order_by("item_a", "item_b")
+    counted = count_successions(steps, order_by=("micros", "event_id"), window=params.pair_window, both_ways=True)
+    return counted.filter(counted["count"] >= params.min_pair_count).order_by("item_a", "item_b")
 
 
 def _queries(steps: "ir.Table", live: "ir.Table", after: date, last: date, max_events: int) -> "ir.Table":
@@ -288,9 +276,9 @@ def parse_reward(text: str, events: "ir.Table") -> "ir.FloatingValue":
 # --- readers ---
 
 
-def read_histories(folder: Path) -> pa.Table:
-    """HISTORIES of artifacts/histories, sorted by user_id."""
-    return read_parquet(folder / "histories.parquet")
+def read_histories(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """HISTORIES of artifacts/histories, sorted by user_id; some columns of it, or all."""
+    return read_parquet(folder / "histories.parquet", columns)
 
 
 def read_some_users(folder: Path, number: int) -> list[str]:

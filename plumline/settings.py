@@ -26,6 +26,10 @@ class Settings(BaseSettings):
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32", description="Weights of the model that serves; what artifacts hold is made in float32."
     )
+    counting_memory: str = Field(
+        default="2GB",
+        description="Memory in which DuckDB counts what follows what; more goes to disk.",
+    )
     threads: int = Field(default=0, ge=0, description="Torch threads of one process; 0: half of the cores.")
     processes: int = Field(default=1, ge=1, description="Processes of one training (cpt, sft), each with its device.")
     port: int = Field(default=3000, ge=0, le=65535, description="Port of `plumline serve`; 0 takes a free one.")

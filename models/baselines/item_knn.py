@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from models.baselines.popularity import DAY_MS, weigh
-from models.baselines.ranking import known_items, rank_items, read_events, recent_items
+from models.baselines.ranking import known_items, rank_items, recent_items
+from models.memory.events import read_events, recency, weigh
+from models.memory.successions import successions
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,8 @@ class ItemKnn:
         known = known_items(histories, item_ids)
         items = known[: len(item_ids)]  # the first N numbers are the items to recommend
         events = read_events(histories, known)
-        age_days = (events.timestamps.max(initial=0) - events.timestamps) / DAY_MS
-        recency = np.ones(len(age_days)) if half_life_days is None else 0.5 ** (age_days / half_life_days)
-        follows = count_successors(events.items, events.users, len(known), window=window, decay=decay, weights=recency)
+        aged = None if half_life_days is None else recency(events, half_life_days)
+        (follows,) = successions(events.items, events.users, len(known), window=window, decay=decay, weights=(aged,))
         weights = weigh(events, len(known), half_life_days)
         if both_ways:
             follows = follows + follows.T
@@ -75,20 +75,3 @@ class ItemKnn:
     def rank(self, histories: Sequence[Sequence[str]], k: int, exclude: Sequence[Collection[str]]) -> list[list[str]]:
         """The k items with the highest score that are not excluded; ties (nothing known: all 0) by popularity."""
         return rank_items(lambda chunk: self.scores(histories[chunk]), self.weights, self.item_ids, k, exclude)
-
-
-def count_successors(
-    items: np.ndarray, users: np.ndarray, num_items: int, *, window: int, decay: float, weights: np.ndarray
-) -> Any:
-    """(N, N) CSR: how often the column's item came within `window` steps of the row's, d steps counting decay^(d-1).
-
-    items, users, weights: (E,) events, user after user, oldest first; a pair weighs what its later event does.
-    """
-    from scipy.sparse import csr_matrix
-
-    follows = csr_matrix((num_items, num_items))
-    for step in range(1, window + 1):
-        pair = (users[:-step] == users[step:]) & (items[:-step] != items[step:])
-        weight = decay ** (step - 1) * weights[step:][pair]
-        follows = follows + csr_matrix((weight, (items[:-step][pair], items[step:][pair])), shape=follows.shape)
-    return follows

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from models.baselines.ranking import Events, rank_items, read_events
-
-DAY_MS = 86_400_000
+from models.baselines.ranking import rank_items
+from models.memory.events import read_events, weigh
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,3 @@ class Popularity:
             k,
             exclude,
         )
-
-
-def weigh(events: Events, num_items: int, half_life_days: float | None) -> np.ndarray:
-    """(num_items,) float64: events of each item, each counting 2^(-age / half life)."""
-    if half_life_days is None or len(events.items) == 0:
-        return np.bincount(events.items, minlength=num_items).astype(np.float64)
-    age_days = (events.timestamps.max() - events.timestamps) / DAY_MS
-    return np.bincount(events.items, weights=0.5 ** (age_days / half_life_days), minlength=num_items)

@@ -12,40 +12,14 @@ is sold with it (events of one day often lie in the order of their ids), and a b
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from models.semantic_ids.sids import digit_of
 
 _CHUNK = 256
-
-
-@dataclass(frozen=True)
-class Events:
-    """All events of the histories, flat, user after user, oldest first within one.
-
-    items: (E,) int64, number in `item_ids`. users: (E,) int64, row of the history. timestamps: (E,) int64 epoch ms.
-    Events of items that are not in `item_ids` are left out.
-    """
-
-    items: np.ndarray
-    users: np.ndarray
-    timestamps: np.ndarray
-
-
-def read_events(histories: pa.Table, item_ids: Sequence[str]) -> Events:
-    """Flatten a table of histories."""
-    lists = histories.column("item_ids").combine_chunks()
-    users = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False)
-    items = pc.index_in(pc.list_flatten(lists), pa.array(item_ids, pa.string()))
-    known = pc.is_valid(items).to_numpy(zero_copy_only=False)
-    numbers = pc.fill_null(items, -1).to_numpy(zero_copy_only=False).astype(np.int64)
-    timestamps = pc.list_flatten(histories.column("timestamps").combine_chunks()).to_numpy(zero_copy_only=False)
-    return Events(numbers[known], users[known].astype(np.int64), timestamps[known])
 
 
 def encode(histories: Sequence[Sequence[str]], item_ids: Sequence[str], last: int) -> list[list[int]]:

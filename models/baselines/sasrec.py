@@ -19,8 +19,8 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from models.baselines.popularity import DAY_MS, weigh
-from models.baselines.ranking import Events, encode, rank_items, read_events
+from models.baselines.ranking import encode, rank_items
+from models.memory.events import DAY_MS, Events, read_events, weigh
 from plumline.errors import InputError
 
 _IGNORED = -1

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from models.baselines.popularity import weigh
-from models.baselines.ranking import known_items, rank_items, read_events, recent_items
+from models.baselines.ranking import known_items, rank_items, recent_items
+from models.memory.events import read_events, weigh
 
 
 @dataclass(frozen=True)

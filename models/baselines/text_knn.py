@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from models.baselines.popularity import weigh
-from models.baselines.ranking import known_items, rank_items, read_events, recent_items
-from models.semantic_ids.text_encoders import terms_of
+from models.baselines.ranking import known_items, rank_items, recent_items
+from models.memory.events import read_events, weigh
+from models.memory.texts import has_words, texts_of, word_vectors
 from plumline.errors import InputError
 from plumline.schema import DESCRIBING
 from plumline.tables import column
@@ -45,15 +45,11 @@ class TextKnn:
         last, decay: a query's score sums over the last items of its history, the i-th last by decay^(i-1). Raises
         InputError if no item has a word.
         """
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
         known = known_items(histories, item_ids)
         if not has_words(items, known):
             raise InputError(f"text kNN: none of {len(known)} items has a word in {DESCRIBING}; leave it out")
         texts = dict(zip(column(items, "item_id"), texts_of(items), strict=True))
-        documents = [texts.get(item, "") for item in known]
-        # No stop words: a shop's words are in many languages, and TF-IDF knows which are common.
-        vectors = TfidfVectorizer(analyzer=terms_of, sublinear_tf=True).fit_transform(documents).tocsr()
+        vectors = word_vectors([texts.get(item, "") for item in known])
         live = known[: len(item_ids)]
         return TextKnn(known, live, vectors, weigh(read_events(histories, live), len(live), None), decay, last)
 
@@ -65,20 +61,3 @@ class TextKnn:
     def rank(self, histories: Sequence[Sequence[str]], k: int, exclude: Sequence[Collection[str]]) -> list[list[str]]:
         """The k items with the highest score that are not excluded; ties (no word known: all 0) by popularity."""
         return rank_items(lambda chunk: self.scores(histories[chunk]), self.weights, self.item_ids, k, exclude)
-
-
-def texts_of(items: pa.Table) -> list[str]:
-    """What describes each item, as one text; empty where nothing does."""
-    columns = [column(items, name) if name in items.column_names else [None] * items.num_rows for name in DESCRIBING]
-    return [
-        ". ".join(part if isinstance(part, str) else ", ".join(filter(None, part)) for part in parts if part)
-        for parts in zip(*columns, strict=True)
-    ]
-
-
-def has_words(items: pa.Table, item_ids: Collection[str]) -> bool:
-    """Whether any of the items has a word to go by."""
-    wanted = set(item_ids)
-    return any(
-        item in wanted and terms_of(text) for item, text in zip(column(items, "item_id"), texts_of(items), strict=True)
-    )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from models.baselines.item_knn import count_successors
+from models.memory.successions import successions
 from plumline.stage import Params
 
 _CELLS = 30_000_000  # of a dense block of scores: 120 MB
@@ -57,9 +57,8 @@ class Teacher:
         from scipy.sparse import identity
 
         users = np.repeat(np.arange(len(user_starts) - 1), np.diff(user_starts))
-        similar = count_successors(
-            rows, users, len(texts), window=params.window, decay=params.decay, weights=np.ones(len(rows))
-        ).astype(np.float32)
+        (counted,) = successions(rows, users, len(texts), window=params.window, decay=params.decay)
+        similar = counted.astype(np.float32)
         if params.text_weight:
             similar = similar + params.text_weight * _alike(texts, params.text_neighbours)
         if params.repeat_weight:

@@ -78,7 +78,7 @@ class Ruler:
 
     def _estimate(self, queries: Sequence[Query], values: dict[str, np.ndarray]) -> dict[str, float]:
         users = np.asarray([query.user_id for query in queries])
-        figures = {}
+        figures: dict[str, float] = {}
         for name, each in values.items():
             estimate = metrics.bootstrap_mean(each, users, seed=self.seed, num_samples=self.num_samples)
             figures |= {f"{name}@{K}": estimate.mean, f"{name}@{K}_se": estimate.standard_error}

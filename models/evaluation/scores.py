@@ -201,7 +201,8 @@ def fit_baselines(
     from models.baselines.knn_sum import KnnSum
     from models.baselines.popularity import Popularity
     from models.baselines.star import Star, text_vectors
-    from models.baselines.text_knn import TextKnn, has_words
+    from models.baselines.text_knn import TextKnn
+    from models.memory.texts import has_words
 
     popularity = Popularity.fit(histories, item_ids, half_life_days=params.popularity_half_life_days)
     item_knn = ItemKnn.fit(

@@ -95,13 +95,9 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.items)
 
-    def of_sources(self, names: Sequence[str]) -> Candidates:
-        """Those that one of these sources names, as if no other had been asked."""
-        columns = [SOURCES.index(name) for name in names]
-        scores, places = np.full_like(self.scores, np.nan), np.full_like(self.places, np.nan)
-        scores[:, columns], places[:, columns] = self.scores[:, columns], self.places[:, columns]
-        named = ~np.isnan(places).all(axis=1)
-        return Candidates(self.items[named], scores[named], places[named])
+    def counted(self) -> np.ndarray:
+        """Rows that a counted source names, (≤ n,) int64."""
+        return np.flatnonzero(~np.isnan(self.places[:, : len(COUNTED)]).all(axis=1))
 
 
 Named = tuple[np.ndarray, np.ndarray]

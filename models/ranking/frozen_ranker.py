@@ -60,8 +60,7 @@ class Ranker:
             return np.zeros(0)
         if self.booster is None:
             return lambdarank.fuse(candidates)
-        found: np.ndarray = self.booster.predict(table[:, list(self.columns)], num_threads=1)
-        return found
+        return np.asarray(self.booster.predict(table[:, list(self.columns)], num_threads=1))
 
     def shares(self, candidates: Candidates, table: np.ndarray, rows: np.ndarray) -> list[dict[str, float]]:
         """Part → share of each row's score; see `models.ranking.why.shares`."""
@@ -70,4 +69,4 @@ class Ranker:
         if self.booster is None:
             return why.fusion_shares(candidates, rows)
         parts = self.booster.predict(table[rows][:, list(self.columns)], pred_contrib=True, num_threads=1)
-        return why.shares(parts, self.columns, candidates, rows)
+        return why.shares(np.asarray(parts), self.columns, candidates, rows)

@@ -27,7 +27,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from models.ranking import lambdarank
-from models.ranking.candidates import COUNTED, CandidateParams
+from models.ranking.candidates import COUNTED, CandidateParams, Candidates
 from models.ranking.features import FEATURES, features
 from models.ranking.frozen_ranker import Ranker
 from models.ranking.labels import FOLDS, Labels, fold_of
@@ -91,11 +91,16 @@ def read_lists(folder: Path) -> dict[tuple[str, str, str], dict[tuple[str, date]
 
 @dataclass(frozen=True, eq=False)
 class _Asked:
-    """Held-out queries and what was found for them: protocol → one a query."""
+    """Held-out queries and what was found for them: protocol → one a query. tables: features of the candidates."""
 
     task: str
     queries: list[Query]
     found: dict[str, list[Found]]
+    tables: dict[str, list[np.ndarray]]
+
+    def relevant(self, protocol: str) -> list[frozenset[str]]:
+        """What counts as taken, of each query."""
+        return [query.relevant - query.seen if protocol == MASKED else query.relevant for query in self.queries]
 
 
 def run(
@@ -148,7 +153,7 @@ def run(
     }
     artifact.write_json(out / "config.json", about)
     artifact.write_json(out / "words.json", prefix_words(known.items, sids))
-    report = {
+    report: dict[str, Any] = {
         "kind": about["kind"],
         "num_label_queries": labels.num_queries,
         "label_days": labels.span,
@@ -179,7 +184,9 @@ def _ask(retriever: RankedRetriever, known: Catalog, task: str, queries: list[Qu
     requests = _requests(known, queries)
     masked = [replace(request, exclude=query.seen) for request, query in zip(requests, queries, strict=True)]
     found = retriever.find([masked, requests]) if queries else [[], []]
-    return _Asked(task, queries, dict(zip(PROTOCOLS, found, strict=True)))
+    shelf = retriever.shelf
+    tables = [[features(shelf, one.visit, one.candidates, one.unseen_only) for one in some] for some in found]
+    return _Asked(task, queries, dict(zip(PROTOCOLS, found, strict=True)), dict(zip(PROTOCOLS, tables, strict=True)))
 
 
 def _labels(
@@ -227,12 +234,11 @@ def _groups(retriever: RankedRetriever, asked: _Asked, max_negatives: int) -> La
     """A group a query and protocol."""
     groups = []
     for protocol in PROTOCOLS:
-        for query, found in zip(asked.queries, asked.found[protocol], strict=True):
-            relevant = query.relevant - query.seen if protocol == MASKED else query.relevant
-            numbers = [number for item in sorted(relevant) if (number := retriever.shelf.number_of(item)) >= 0]
-            table = features(retriever.shelf, found.visit, found.candidates, found.unseen_only)
-            hit = np.isin(found.candidates.items, numbers)
-            groups.append(Labels.group(query.user_id, query.day, table, hit, max_negatives))
+        rows = zip(asked.queries, asked.relevant(protocol), asked.found[protocol], asked.tables[protocol], strict=True)
+        for query, relevant, found, table in rows:
+            numbers = [retriever.shelf.number_of(item) for item in sorted(relevant)]
+            taken = np.isin(found.candidates.items, numbers)
+            groups.append(Labels.group(query.user_id, query.day, table, taken, max_negatives))
     return Labels.concat(groups)
 
 
@@ -255,25 +261,44 @@ def _fused(params: RankerParams) -> dict[str, Ranker]:
 
 def _lists(retriever: RankedRetriever, asked: _Asked, folds: Sequence[Mapping[str, Ranker]]) -> list[dict[str, Any]]:
     """Rows of lists.parquet: every method's top 10 of every query and protocol."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for protocol in PROTOCOLS:
-        for query, found in zip(asked.queries, asked.found[protocol], strict=True):
-            rankers = folds[fold_of(query.user_id)]
-            counted = replace(found, candidates=found.candidates.of_sources(COUNTED))
-            fused = replace(retriever, ranker=Ranker(retriever.ranker.candidates))
-            lists = {
-                "served": _top(replace(retriever, ranker=rankers["served"]), found),
-                "without_model": _top(replace(retriever, ranker=rankers["without_model"]), counted),
-                "model": [hit.item_id for hit in found.beams[:K]],
-                "memory": _top(fused, counted),
-            }
+        found = asked.found[protocol]
+        counted = [one.candidates.counted() for one in found]  # rows that a counted source names
+        lists = {
+            "served": _ordered(asked, protocol, folds, "served", [np.arange(len(one.candidates)) for one in found]),
+            "without_model": _ordered(asked, protocol, folds, "without_model", counted),
+            "memory": [
+                at[np.argsort(-lambdarank.fuse(one.candidates, COUNTED)[at], kind="stable")]
+                for one, at in zip(found, counted, strict=True)
+            ],
+        }
+        for number, (query, one) in enumerate(zip(asked.queries, found, strict=True)):
             about = {"task": asked.task, "protocol": protocol, "user_id": query.user_id, "day": query.day}
-            rows += [{**about, "method": method, "item_ids": lists[method]} for method in METHODS]
+            for method, order in lists.items():
+                items = [retriever.shelf.item_id(int(item)) for item in one.candidates.items[order[number][:K]]]
+                rows.append({**about, "method": method, "item_ids": items})
+            rows.append({**about, "method": "model", "item_ids": [hit.item_id for hit in one.beams[:K]]})
     return rows
 
 
-def _top(retriever: RankedRetriever, found: Found) -> list[str]:
-    return [hit.item_id for hit in retriever.rank(found, K)]
+def _ordered(
+    asked: _Asked, protocol: str, folds: Sequence[Mapping[str, Ranker]], name: str, rows: list[np.ndarray]
+) -> list[np.ndarray]:
+    """For each query `rows` of its candidates, best first, by the ranker of the query's fold."""
+    order: list[np.ndarray] = [np.zeros(0, dtype=np.int64)] * len(rows)
+    for fold, rankers in enumerate(folds):
+        mine = [n for n, query in enumerate(asked.queries) if fold_of(query.user_id) == fold and len(rows[n])]
+        if not mine:
+            continue
+        found = [asked.found[protocol][n].candidates for n in mine]
+        table = np.concatenate([asked.tables[protocol][n][rows[n]] for n in mine])
+        places = np.concatenate([one.places[rows[n]] for one, n in zip(found, mine, strict=True)])
+        every = Candidates(np.arange(len(table)), np.full_like(places, np.nan), places)
+        scores = np.split(rankers[name].scores(every, table), np.cumsum([len(rows[n]) for n in mine])[:-1])
+        for n, score in zip(mine, scores, strict=True):
+            order[n] = rows[n][np.argsort(-score, kind="stable")]
+    return order
 
 
 def _coverage(retriever: RankedRetriever, asked: _Asked) -> dict[str, float]:
@@ -281,8 +306,7 @@ def _coverage(retriever: RankedRetriever, asked: _Asked) -> dict[str, float]:
     shares = {}
     for protocol in PROTOCOLS:
         taken = hits = 0
-        for query, found in zip(asked.queries, asked.found[protocol], strict=True):
-            relevant = query.relevant - query.seen if protocol == MASKED else query.relevant
+        for relevant, found in zip(asked.relevant(protocol), asked.found[protocol], strict=True):
             taken += len(relevant)
             hits += int(np.isin([retriever.shelf.number_of(item) for item in relevant], found.candidates.items).sum())
         shares[protocol] = hits / taken if taken else 0.0

@@ -282,7 +282,8 @@ class Retriever:
         from models.retrieval.trie import Allowed
 
         levels, base, delta = self.vocabulary.space.num_levels, self.epoch.base, self.epoch.delta
-        decoder, found = None, []
+        decoder: Decoder | None = None
+        found: list[dict[int, Beams]] = []
         for ask in asks:
             asked = [number for number in batch if _has_any(ask, number)]
             if not asked:

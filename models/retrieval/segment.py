@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from models.retrieval.trie import Trie
 
-_MS_PER_DAY = 86_400_000
-
 
 @dataclass(frozen=True, eq=False)
 class Segment:
@@ -121,12 +119,12 @@ def newest_first(items: pa.Table) -> np.ndarray:
 
 def index_items(catalog_items: pa.Table) -> pa.Table:
     """The columns of a Segment from rows of a catalogue. Published means published_at, else the day first seen."""
-    published = catalog_items.column("published_at").cast(pa.timestamp("ms")).cast(pa.int64())
-    seen = pc.multiply(catalog_items.column("first_seen_day").cast(pa.int32()).cast(pa.int64()), _MS_PER_DAY)
+    from features.catalog import published_ms
+
     columns = {
         "item_id": catalog_items.column("item_id"),
         "first_seen_day": catalog_items.column("first_seen_day"),
-        "published_ms": pc.coalesce(published, seen),
+        "published_ms": published_ms(catalog_items),
     }
     columns |= {name: catalog_items.column(name) for name in tag_columns(catalog_items.schema)}
     return pa.table(columns)

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from models.baselines.ranking import encode, rank_items, read_events, recent_items
+from models.baselines.ranking import encode, rank_items, recent_items
+from models.memory.events import read_events
 from models.semantic_ids.sids import digit_of
 
 

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from models.baselines.ranking import read_events
 from models.baselines.sasrec import _IGNORED, SasRec, SasRecModel, _windows
+from models.memory.events import read_events
 from models.semantic_ids.sids import digit_of
 from plumline.errors import InputError
 

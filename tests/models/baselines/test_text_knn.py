@@ -8,7 +8,8 @@ import pytest
 
 from models.baselines.item_knn import ItemKnn
 from models.baselines.knn_sum import KnnSum
-from models.baselines.text_knn import TextKnn, texts_of
+from models.baselines.text_knn import TextKnn
+from models.memory.texts import texts_of
 from plumline.errors import InputError
 from plumline.schema import ITEMS, conform
 

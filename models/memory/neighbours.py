@@ -1,0 +1,131 @@
+"""The best neighbours of every item, in CSR form: built, saved, mapped into memory, asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plumline.errors import CorruptArtifactError, MissingArtifactError
+
+_BLOCK = 4_000_000  # stored entries that are sorted together
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbours:
+    """For every item its best neighbours.
+
+    starts: (N + 1,) int64; row r has the entries starts[r] … starts[r+1]-1. items: (E,) int32 item numbers. weights:
+    (E,) float32 above zero. Within a row by descending weight, then ascending item number.
+    """
+
+    starts: np.ndarray
+    items: np.ndarray
+    weights: np.ndarray
+
+    @property
+    def num_rows(self) -> int:
+        """N."""
+        return len(self.starts) - 1
+
+    @staticmethod
+    def best_of(blocks: Iterable[Any], k: int, allowed: np.ndarray | None = None) -> Neighbours:
+        """The k best entries above zero of every row.
+
+        blocks: scipy CSR matrices with sorted or unsorted columns, the rows 0 … N-1 in consecutive parts. allowed: (N,)
+        bool, items that may be a neighbour; None: all.
+        """
+        starts, items, weights = [np.zeros(1, np.int64)], [np.zeros(0, np.int32)], [np.zeros(0, np.float32)]
+        for block in blocks:
+            row, item, weight = _best(block, k, allowed)
+            starts.append(starts[-1][-1] + np.cumsum(np.bincount(row, minlength=block.shape[0])))
+            items.append(item)
+            weights.append(weight)
+        return Neighbours(np.concatenate(starts), np.concatenate(items), np.concatenate(weights))
+
+    def row(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Neighbours of one item, (n,) int32, and their weights, (n,) float32, best first."""
+        span = slice(int(self.starts[number]), int(self.starts[number + 1]))
+        return self.items[span], self.weights[span]
+
+    def scores(self, rows: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The weighted sum of some rows. rows: (R,) item numbers, weights: (R,).
+
+        Returns the items of all these rows, (n,) int64 ascending, each once, and their sums, (n,) float64.
+        """
+        place, row = self._entries(rows)
+        items, group = np.unique(self.items[place], return_inverse=True)
+        amounts = self.weights[place] * np.asarray(weights, np.float64)[row]
+        return items.astype(np.int64), np.bincount(group, weights=amounts, minlength=len(items))
+
+    def weight(self, rows: np.ndarray, item: int) -> np.ndarray:
+        """(R,) float64: the weight of one item in each of some rows, 0 where it is not among a row's neighbours."""
+        place, row = self._entries(rows)
+        there = self.items[place] == item
+        found = np.zeros(len(rows))
+        found[row[there]] = self.weights[place[there]]
+        return found
+
+    def _entries(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Places of all entries of some rows, row after row, and which of the rows (0 … R-1) each belongs to."""
+        rows = np.asarray(rows, np.int64)
+        first = np.asarray(self.starts[rows])
+        lengths = self.starts[rows + 1] - first
+        ends = np.cumsum(lengths)
+        row = np.repeat(np.arange(len(rows)), lengths)
+        return np.arange(len(row)) + (first - ends + lengths)[row], row
+
+    def save(self, folder: Path, name: str) -> None:
+        """Write `<name>_starts.npy`, `<name>_items.npy`, `<name>_weights.npy`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for part in ("starts", "items", "weights"):
+            np.save(folder / f"{name}_{part}.npy", getattr(self, part), allow_pickle=False)
+
+    @staticmethod
+    def load(folder: Path, name: str) -> Neighbours:
+        """Map saved ones into memory, read-only; processes that load the same folder share its pages.
+
+        Raises MissingArtifactError, CorruptArtifactError.
+        """
+        parts = [_map(folder / f"{name}_{part}.npy") for part in ("starts", "items", "weights")]
+        starts, items, weights = parts
+        if not len(starts) or int(starts[-1]) != len(items) or len(items) != len(weights):
+            raise CorruptArtifactError(f"{folder}: the arrays of {name} do not belong together; run the memory stage")
+        return Neighbours(starts, items, weights)
+
+
+def row_blocks(starts: np.ndarray, size: int = _BLOCK) -> Iterator[slice]:
+    """Consecutive slices of rows with about `size` entries each, at least one row. starts: (N + 1,) as of a CSR."""
+    row, last = 0, len(starts) - 1
+    while row < last:
+        stop = int(np.searchsorted(starts, starts[row] + size, side="right")) - 1
+        stop = min(max(stop, row + 1), last)
+        yield slice(row, stop)
+        row = stop
+
+
+def _best(block: Any, k: int, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, items, weights of the k best entries of each row, in order."""
+    row = np.repeat(np.arange(block.shape[0], dtype=np.int32), np.diff(block.indptr))
+    item, weight = block.indices.astype(np.int32, copy=False), block.data.astype(np.float32, copy=False)
+    kept = weight > 0
+    if allowed is not None:
+        kept &= allowed[item]
+    row, item, weight = row[kept], item[kept], weight[kept]
+    order = np.lexsort((item, -weight, row))
+    row, item, weight = row[order], item[order], weight[order]
+    starts = np.searchsorted(row, np.arange(block.shape[0]))
+    first = np.arange(len(row)) - starts[row] < k
+    return row[first], item[first], weight[first]
+
+
+def _map(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise MissingArtifactError(f"{path}: no such file; run the memory stage") from None
+    except (ValueError, OSError, EOFError) as error:
+        raise CorruptArtifactError(f"{path}: unreadable npy ({error}); run the memory stage again") from None

@@ -1,0 +1,73 @@
+"""Rows of best neighbours against a sort of dense rows."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
+
+from models.memory.neighbours import Neighbours, row_blocks
+from plumline.errors import CorruptArtifactError
+
+WEIGHTS = st.sampled_from([0.0, 0.0, 0.0, 1.0, 2.0, 2.5])
+
+
+@st.composite
+def matrices(draw: st.DrawFn) -> np.ndarray:
+    number = draw(st.integers(1, 9))
+    return np.array(
+        draw(st.lists(st.lists(WEIGHTS, min_size=number, max_size=number), min_size=number, max_size=number))
+    )
+
+
+@given(dense=matrices(), k=st.integers(1, 5), size=st.integers(1, 20), seed=st.integers(0, 99))
+@settings(max_examples=150, deadline=None)
+def test_equals_a_sort_of_the_dense_rows(dense: np.ndarray, k: int, size: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    allowed = rng.random(len(dense)) < 0.7
+    sparse = csr_matrix(dense)
+    found = Neighbours.best_of((sparse[rows] for rows in row_blocks(sparse.indptr, size)), k, allowed)
+    assert found.num_rows == len(dense)
+    assert (found.starts.dtype, found.items.dtype, found.weights.dtype) == (np.int64, np.int32, np.float32)
+    wanted = [
+        sorted((n for n in np.flatnonzero(row) if allowed[n]), key=lambda n, row=row: (-row[n], n))[:k] for row in dense
+    ]
+    assert [found.row(row)[0].tolist() for row in range(len(dense))] == wanted
+    kept = np.zeros_like(dense)
+    for row, items in enumerate(wanted):
+        kept[row, items] = dense[row, items]
+    rows, weights = rng.integers(0, len(dense), 4), rng.random(4)
+    items, sums = found.scores(rows, weights)
+    assert items.tolist() == np.flatnonzero((kept[rows] > 0).any(axis=0)).tolist()
+    np.testing.assert_allclose(sums, (weights @ kept[rows])[items])
+    for item in range(len(dense)):
+        assert found.weight(rows, item).tolist() == kept[rows, item].tolist()
+
+
+def test_blocks_cover_all_rows_once() -> None:
+    starts = np.array([0, 0, 5, 5, 6, 30, 30])
+    blocks = list(row_blocks(starts, 6))
+    assert [row for block in blocks for row in range(block.start, block.stop)] == list(range(6))
+    assert all(starts[b.stop] - starts[b.start] <= 6 or b.stop - b.start == 1 for b in blocks)
+    assert list(row_blocks(np.zeros(1, np.int64))) == []
+
+
+def test_no_rows_asked_no_scores() -> None:
+    table = Neighbours.best_of([csr_matrix(np.eye(3))], 2)
+    items, sums = table.scores(np.zeros(0, np.int64), np.zeros(0))
+    assert (len(items), len(sums), len(table.weight(np.zeros(0, np.int64), 1))) == (0, 0, 0)
+
+
+def test_saved_arrays_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    table = Neighbours.best_of([csr_matrix(np.eye(3))], 2)
+    table.save(tmp_path, "x")
+    loaded = Neighbours.load(tmp_path, "x")
+    assert loaded.items.tolist() == [0, 1, 2]
+    np.save(tmp_path / "x_weights.npy", np.zeros(2, np.float32))
+    with pytest.raises(CorruptArtifactError, match="do not belong together"):
+        Neighbours.load(tmp_path, "x")
+    (tmp_path / "x_items.npy").write_bytes(b"torn")
+    with pytest.raises(CorruptArtifactError, match="unreadable npy"):
+        Neighbours.load(tmp_path, "x")
