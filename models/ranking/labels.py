@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from models.ranking.candidates import COUNTED
 from models.ranking.features import FEATURES
 from plumline.stage import hash_seed
 from plumline.tables import column, read_parquet, write_parquet
@@ -70,6 +71,16 @@ class Labels:
         """The groups of a mask, (G,) bool."""
         rows = np.repeat(keep, self.sizes)
         return Labels(self.users[keep], self.days[keep], self.sizes[keep], self.features[rows], self.relevant[rows])
+
+    def of_counted(self) -> Labels:
+        """The rows that a counted source names, and the groups that are left with something relevant."""
+        columns = [FEATURES.index(f"{source}_place") for source in COUNTED]
+        rows = ~np.isnan(self.features[:, columns]).all(axis=1)
+        group = np.repeat(np.arange(len(self.sizes)), self.sizes)
+        rows &= np.bincount(group[rows], weights=self.relevant[rows], minlength=len(self.sizes))[group] > 0
+        sizes = np.bincount(group[rows], minlength=len(self.sizes))
+        keep = sizes > 0
+        return Labels(self.users[keep], self.days[keep], sizes[keep], self.features[rows], self.relevant[rows])
 
     def outside(self, fold: int) -> Labels:
         """The groups of users of every other fold."""

@@ -247,16 +247,18 @@ def _train(labels: Labels, columns: Sequence[int], params: RankerParams, seed: i
 
 
 def _fold_rankers(labels: Labels, params: RankerParams, seed: int) -> dict[str, Ranker]:
+    """What lists are made by that are scored: `served`, and `without_model` on what is counted alone."""
     if not labels.num_queries:
         return _fused(params)
+    counted = labels.of_counted()
     return {
-        name: Ranker(params.candidates, _train(labels, columns, params, seed), columns)
-        for name, columns in (("served", ALL), ("without_model", WITHOUT_MODEL))
+        "served": Ranker(params.candidates, _train(labels, ALL, params, seed)),
+        "without_model": Ranker(params.candidates, _train(counted, WITHOUT_MODEL, params, seed), WITHOUT_MODEL),
     }
 
 
 def _fused(params: RankerParams) -> dict[str, Ranker]:
-    return dict.fromkeys(("served", "without_model"), Ranker(params.candidates))
+    return {"served": Ranker(params.candidates)}
 
 
 def _lists(retriever: RankedRetriever, asked: _Asked, folds: Sequence[Mapping[str, Ranker]]) -> list[dict[str, Any]]:
@@ -267,12 +269,15 @@ def _lists(retriever: RankedRetriever, asked: _Asked, folds: Sequence[Mapping[st
         counted = [one.candidates.counted() for one in found]  # rows that a counted source names
         lists = {
             "served": _ordered(asked, protocol, folds, "served", [np.arange(len(one.candidates)) for one in found]),
-            "without_model": _ordered(asked, protocol, folds, "without_model", counted),
             "memory": [
                 at[np.argsort(-lambdarank.fuse(one.candidates, COUNTED)[at], kind="stable")]
                 for one, at in zip(found, counted, strict=True)
             ],
         }
+        learned = all("without_model" in rankers for rankers in folds)
+        lists["without_model"] = (
+            _ordered(asked, protocol, folds, "without_model", counted) if learned else lists["memory"]
+        )
         for number, (query, one) in enumerate(zip(asked.queries, found, strict=True)):
             about = {"task": asked.task, "protocol": protocol, "user_id": query.user_id, "day": query.day}
             for method, order in lists.items():
