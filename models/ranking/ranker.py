@@ -57,6 +57,7 @@ _LISTS = pa.schema(
         "item_ids": pa.list_(pa.string()),
     }
 )
+_LEAST_WORTH = 1e-6  # of what was taken, whatever a recipe's reward says of it
 _VERBS = {"purchase": "bought", "buy": "bought", "order": "bought", "play": "played", "watch": "watched"}
 _VERBS |= {"view": "viewed", "click": "clicked", "read": "read", "listen": "heard", "rating": "rated"}
 
@@ -236,9 +237,12 @@ def _groups(retriever: RankedRetriever, asked: _Asked, max_negatives: int) -> La
     for protocol in PROTOCOLS:
         rows = zip(asked.queries, asked.relevant(protocol), asked.found[protocol], asked.tables[protocol], strict=True)
         for query, relevant, found, table in rows:
-            numbers = [retriever.shelf.number_of(item) for item in sorted(relevant)]
-            taken = np.isin(found.candidates.items, numbers)
-            groups.append(Labels.group(query.user_id, query.day, table, taken, max_negatives))
+            worth = np.zeros(len(found.candidates), dtype=np.float32)
+            for item in relevant:
+                reward = query.rewards.get(item)
+                at = found.candidates.items == retriever.shelf.number_of(item)
+                worth[at] = 1.0 if reward is None else max(reward, _LEAST_WORTH)
+            groups.append(Labels.group(query.user_id, query.day, table, worth, max_negatives))
     return Labels.concat(groups)
 
 
