@@ -13,8 +13,8 @@ from datetime import date
 from pathlib import Path
 from typing import Literal
 
-from monitoring.gates import Verdict
 from monitoring.health import MonitorParams
+from monitoring.verdict import Verdict
 from plumline.artifact import canonical_json
 
 Severity = Literal["page", "ticket"]

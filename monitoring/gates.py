@@ -10,17 +10,16 @@ A pass says that no blocking rule failed, not that the model is good: with `popu
 release that loses to every baseline may pass where the champion loses to popularity too, or there is none.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
+from monitoring.verdict import Check, Verdict, passes
 from plumline import artifact
-from plumline.errors import CorruptArtifactError, RefusedError
 from plumline.stage import Params
 from serving.release import Release
 
@@ -69,82 +68,6 @@ class GateParams(Params):
     """Over max_churn: standard errors of the difference that the gain must reach as well, since less may be noise."""
 
 
-@dataclass(frozen=True)
-class Check:
-    """One rule looked at. observed and limit are None where there is no such number.
-
-    blocking: whether a failed check keeps the release out; the others are said and do not decide.
-    valid: False if the rule had nothing to look at.
-    """
-
-    name: str
-    observed: float | None
-    limit: float | None
-    passed: bool
-    reason: str
-    blocking: bool = True
-    valid: bool = True
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the gate says about one release, named by id and manifest digest."""
-
-    passed: bool
-    checks: tuple[Check, ...]
-    release_id: str = ""
-    digest: str = ""
-
-    @property
-    def valid(self) -> bool:
-        """Whether every blocking rule had something to look at."""
-        return all(check.valid for check in self.checks if check.blocking)
-
-    @property
-    def status(self) -> Literal["passed", "failed", "invalid"]:
-        """One word for tables."""
-        return "invalid" if not self.valid else "passed" if self.passed else "failed"
-
-    @property
-    def failures(self) -> tuple[Check, ...]:
-        """The blocking checks that failed."""
-        return tuple(check for check in self.checks if check.blocking and not check.passed)
-
-    def named(self, release_id: str, digest: str) -> "Verdict":
-        """The same verdict, bound to a release."""
-        return replace(self, release_id=release_id, digest=digest)
-
-    def for_release(self, release_id: str, digest: str) -> "Verdict":
-        """This verdict, if it lets exactly this release pass; RefusedError if it is another's, failed or invalid."""
-        if (self.release_id, self.digest) != (release_id, digest):
-            raise RefusedError(
-                f"verdict names release {self.release_id or '(none)'} ({self.digest[:12]}), not {release_id} "
-                f"({digest[:12]}); judge this release and promote with its own verdict"
-            )
-        if self.status != "passed":
-            said = "; ".join(f"{check.name}: {check.reason}" for check in self.failures)
-            raise RefusedError(f"release {release_id}: gate {self.status}: {said}; the champion stays")
-        return self
-
-    def save(self, path: Path) -> None:
-        """Put the verdict in place at once, as JSON."""
-        value = {**asdict(self), "status": self.status}
-        artifact.replace_file(path, json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False) + "\n")
-
-    @classmethod
-    def load(cls, path: Path) -> "Verdict":
-        """Read a saved verdict. Raises MissingArtifactError or CorruptArtifactError naming the file."""
-        raw = artifact.read_json(path)
-        try:
-            checks = tuple(Check(**check) for check in raw["checks"])
-            verdict = cls(bool(raw["passed"]), checks, str(raw["release_id"]), str(raw["digest"]))
-        except (TypeError, KeyError) as error:
-            raise CorruptArtifactError(f"{path}: not a verdict ({error}); judge the release again") from None
-        if verdict.passed != _passes(verdict.checks):
-            raise CorruptArtifactError(f"{path}: says passed={verdict.passed} against its own checks; judge it again")
-        return verdict
-
-
 def judge(
     scores: Mapping[str, Any],
     sids_report: Mapping[str, Any],
@@ -184,7 +107,7 @@ def judge(
         checks.append(_at_least("index_size", float(num_indexed), floor, f"items; champion {champion_num_indexed}"))
     elif num_indexed is not None:
         checks.append(_at_least("index_size", float(num_indexed), 1, "items; no champion yet"))
-    return Verdict(_passes(tuple(checks)), tuple(checks))
+    return Verdict(passes(tuple(checks)), tuple(checks))
 
 
 def judge_release(release: Path, champion: Path | None, params: GateParams) -> Verdict:
@@ -208,11 +131,7 @@ def judge_release(release: Path, champion: Path | None, params: GateParams) -> V
     same_day = scores.get("as_of") == sealed.as_of.isoformat()
     reason = f"scores are of {scores.get('as_of')}, the release is of {sealed.as_of}"
     checks = (*verdict.checks, Check("scores_day", None, None, same_day, reason, valid=same_day))
-    return Verdict(_passes(checks), checks).named(sealed.release_id, artifact.read_manifest(release).digest)
-
-
-def _passes(checks: tuple[Check, ...]) -> bool:
-    return all(check.passed and check.valid for check in checks if check.blocking)
+    return Verdict(passes(checks), checks).named(sealed.release_id, artifact.read_manifest(release).digest)
 
 
 def _number(values: Mapping[str, Any], *path: str) -> float | None:

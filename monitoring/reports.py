@@ -26,9 +26,9 @@ from typing import Any
 
 from monitoring.alerts import Alert, Limit, record
 from monitoring.day import gather
-from monitoring.gates import Verdict
 from monitoring.health import MonitorParams
 from monitoring.page import last_reported_day, write_page
+from monitoring.verdict import Verdict
 from plumline import artifact
 from plumline.errors import InputError
 from plumline.settings import switch_telemetry_off

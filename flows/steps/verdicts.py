@@ -5,13 +5,14 @@ from pathlib import Path
 from flows.steps.graph import read_params
 from flows.steps.registry import Registry
 from monitoring import gates
+from monitoring.verdict import Verdict
 from plumline import artifact
 from plumline.errors import MissingArtifactError, RefusedError
 from plumline.stage import load_params
 from serving.pointers import read_pointer
 
 
-def judge_release(home: Path, release_id: str) -> gates.Verdict:
+def judge_release(home: Path, release_id: str) -> Verdict:
     """Judge a sealed release against the recipe's limits and the champion, and keep the verdict."""
     registry = Registry(home)
     params = load_params(home / read_params(home)["recipe"], "gate", gates.GateParams)
@@ -31,10 +32,10 @@ def require_verdict(home: Path, release_id: str) -> None:
     verdict.for_release(release_id, digest)
 
 
-def read_verdict(home: Path, release_id: str) -> gates.Verdict | None:
+def read_verdict(home: Path, release_id: str) -> Verdict | None:
     """The kept verdict on a release, None if it was never judged."""
     try:
-        return gates.Verdict.load(_path(Registry(home), release_id))
+        return Verdict.load(_path(Registry(home), release_id))
     except MissingArtifactError:
         return None
 

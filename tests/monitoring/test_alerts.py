@@ -21,8 +21,9 @@ from monitoring.alerts import (
     read_alerts,
     record,
 )
-from monitoring.gates import Check, GateParams, Verdict
+from monitoring.gates import GateParams
 from monitoring.health import MonitorParams
+from monitoring.verdict import Check, Verdict
 from plumline.stage import load_params
 
 DAY = date(2011, 11, 1)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from monitoring.gates import Check, GateParams, Verdict, judge
+from monitoring.gates import GateParams, judge
+from monitoring.verdict import Check, Verdict
 
 DAY = date(2011, 10, 31)
 BUDGET = GateParams(max_churn=0.5, min_churn_recall_gain=0.10, min_churn_gain_se=2.0, max_behind_popularity_se=0.0)

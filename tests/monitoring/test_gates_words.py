@@ -6,7 +6,8 @@ from types import ModuleType
 import pytest
 from pydantic import ValidationError
 
-from monitoring.gates import GateParams, Verdict, judge
+from monitoring.gates import GateParams, judge
+from monitoring.verdict import Verdict
 
 DAY = date(2011, 10, 31)
 FLOORS = GateParams(slice_floors={"history/short": 0.05})
