@@ -91,3 +91,8 @@ class Verdict:
 def passes(checks: tuple[Check, ...]) -> bool:
     """Whether every blocking check had something to look at and holds."""
     return all(check.passed and check.valid for check in checks if check.blocking)
+
+
+def show(value: float | None) -> str:
+    """A figure in the reason of a check."""
+    return "(no figure)" if value is None else f"{value:.4g}"

@@ -12,10 +12,15 @@ from plumline.stage import load_params
 from serving.pointers import read_pointer
 
 
+def read_gate(home: Path) -> gates.GateParams:
+    """The limits of the home's recipe. Raises InputError naming the setting that is none, and what to do."""
+    return load_params(home / read_params(home)["recipe"], "gate", gates.GateParams)
+
+
 def judge_release(home: Path, release_id: str) -> Verdict:
     """Judge a sealed release against the recipe's limits and the champion, and keep the verdict."""
     registry = Registry(home)
-    params = load_params(home / read_params(home)["recipe"], "gate", gates.GateParams)
+    params = read_gate(home)
     champion = read_pointer(registry.root)
     against = registry.restore(champion.release_id) if champion and champion.release_id != release_id else None
     verdict = gates.judge_release(registry.restore(release_id), against, params)
