@@ -1,5 +1,6 @@
 """A sealed release and a day of traffic, small and made by hand."""
 
+import copy
 import sys
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -53,7 +54,7 @@ def minus(methods: dict[str, Any], error: float = 0.004) -> dict[str, Any]:
 def compared(methods: dict[str, Any]) -> dict[str, Any]:
     """The three entries that say how methods compare."""
     against = minus(methods)
-    return {"methods": methods, "served_minus": against, "model_gain": against["without_model"]}
+    return {"methods": methods, "served_minus": against, "model_gain": copy.deepcopy(against["without_model"])}
 
 
 def make_scores(as_of: date, recall: float = 0.3, **changes: Any) -> dict[str, Any]:
