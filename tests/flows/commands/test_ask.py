@@ -68,6 +68,8 @@ def sealed(tmp_path_factory):
         "cpt",
         "sft",
         "index",
+        "memory",
+        "ranker",
         "scores",
     ):
         parents = {parent: artifact.read_manifest(root / parent).digest for parent in EDGES.get(name, ())}

@@ -1,12 +1,15 @@
 """What a person reads of a recommendation."""
 
 from flows.commands.recommend import Answer
+from models.ranking.why import Reason
 from serving.recommender import Recommendation, RecommendedItem
+
+WHY = (Reason("own", 0.75, ("85123A",), "bought 3 times"), Reason("next", 0.25, ("2",), "often follows 2"))
 
 
 def answer(**changed):
     items = (
-        RecommendedItem("85123A", "WHITE HEART", "<a_1><b_2>", -4.25),
+        RecommendedItem("85123A", "WHITE HEART", "<a_1><b_2>", -4.25, WHY),
         RecommendedItem("2", None, "<a_3><b_4>", -12.5),
         RecommendedItem("33", "x" * 80, "<a_3><b_5>", -13.0),
     )
@@ -15,11 +18,11 @@ def answer(**changed):
     return Answer(Recommendation(**{**found.__dict__, **changed}), {"85123A": 2.95, "33": 1234.5})
 
 
-def test_a_table_has_rank_item_title_and_price():
+def test_a_table_has_rank_item_title_price_and_why():
     lines = answer().lines()
-    assert lines[0].split() == ["item", "title", "price"]
+    assert lines[0].split() == ["item", "title", "price", "why"]
     assert lines[1].split("  ")[:3] == ["1", "85123A", "WHITE HEART"]
-    assert lines[1].endswith("    2.95")
+    assert lines[1].endswith("    2.95  bought 3 times")  # what spoke for it the most
     assert lines[2].split() == ["2", "2"]
     assert lines[3].endswith("…  1234.50")
     places = [line.index(word, 1) for line, word in zip(lines, ("item", "85123A", "2", "33"), strict=True)]
@@ -29,8 +32,9 @@ def test_a_table_has_rank_item_title_and_price():
 
 def test_sids_and_scores_come_when_they_are_asked_for():
     lines = answer().lines(verbose=True)
-    assert lines[0].split() == ["item", "title", "price", "SID", "score"]
-    assert lines[1].split()[-2:] == ["<a_1><b_2>", "-4.2500"]
+    assert lines[0].split() == ["item", "title", "price", "SID", "score", "why"]
+    assert lines[1].split("  ")[-3:] == ["<a_1><b_2>", " -4.2500", "bought 3 times (75%); often follows 2 (25%)"]
+    assert lines[2].split()[-2:] == ["<a_3><b_4>", "-12.5000"]
     assert all("<a_" not in line for line in answer().lines())
 
 
@@ -44,6 +48,10 @@ def test_scripts_get_the_service_s_fields_and_the_price():
     found = answer().to_json()
     assert found["items"][0] == {
         "item_id": "85123A", "title": "WHITE HEART", "sid": "<a_1><b_2>", "score": -4.25, "price": 2.95,
+        "why": [
+            {"part": "own", "share": 0.75, "items": ["85123A"], "words": "bought 3 times"},
+            {"part": "next", "share": 0.25, "items": ["2"], "words": "often follows 2"},
+        ],
     }  # fmt: skip
-    assert found["items"][1]["price"] is None
-    assert found["num_allowed"] == 7
+    assert (found["items"][1]["price"], found["items"][1]["why"]) == (None, [])
+    assert (found["num_allowed"], found["ranked"]) == (7, False)

@@ -49,7 +49,7 @@ def sealed(tmp_path_factory):
 
     edges = {**EDGES, "sids": ("quantizer", "histories")}
     names = ("histories", "catalog", "embeddings", "quantizer", "sids", "vocabulary")
-    for name in (*names, "corpus", "cpt", "sft", "index", "scores"):
+    for name in (*names, "corpus", "cpt", "sft", "index", "memory", "ranker", "scores"):
         parents = {parent: artifact.read_manifest(root / parent).digest for parent in edges.get(name, ())}
         with artifact.writing(root / name, stage=name, key=name, parents=parents) as out:
             fill(name, out)
