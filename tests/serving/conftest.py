@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,9 @@ INPUTS = {
     "cpt": ("corpus", "vocabulary"),
     "sft": ("corpus", "vocabulary", "cpt"),
     "index": ("catalog", "sids"),
-    "scores": ("catalog", "sids", "vocabulary", "sft", "index"),
+    "memory": ("catalog",),
+    "ranker": ("catalog", "sids", "vocabulary", "sft", "index", "memory"),
+    "scores": ("catalog", "sids", "vocabulary", "sft", "index", "ranker"),
 }
 """Part → the parts it is made from, in an order in which they can be made."""
 
@@ -60,6 +62,22 @@ def seal_release(parts: dict[str, Path], out: Path, as_of: date = AS_OF) -> Path
     return out
 
 
+def seal_without_ranker(release: Path, out: Path) -> Path:
+    """The same release as version 0.2 would have sealed it: no memory, no ranker, and scores that name neither."""
+    later = ("memory", "ranker")
+    about = artifact.read_json(release / "release.json")
+    with artifact.writing(out, stage="release", key=f"release of {out.name}") as scratch:
+        for name in about["components"].keys() - set(later):
+            shutil.copytree(release / name, scratch / name)
+        manifest = artifact.read_json(scratch / "scores" / "manifest.json")
+        manifest["parents"] = {name: digest for name, digest in manifest["parents"].items() if name not in later}
+        artifact.write_json(scratch / "scores" / "manifest.json", manifest)
+        components = {name: artifact.verify(scratch / name).digest for name in about["components"] if name not in later}
+        release_id = f"{about['as_of']}-{artifact.sha256_json(components)[:8]}"
+        artifact.write_json(scratch / "release.json", about | {"components": components, "release_id": release_id})
+    return out
+
+
 def parts_of(folder: Path) -> dict[str, Path]:
     """Part → its artifact."""
     return {name: folder / name for name in INPUTS}
@@ -82,6 +100,7 @@ class Workshop:
     write_part = staticmethod(write_part)
     write_dummy_parts = staticmethod(write_dummy_parts)
     seal_release = staticmethod(seal_release)
+    seal_without_ranker = staticmethod(seal_without_ranker)
     parts_of = staticmethod(parts_of)
 
 
@@ -116,19 +135,58 @@ def ids(dummies: Dummies) -> tuple[str, str]:
     return a, b
 
 
+def write_histories(folder: Path, item_ids: list[str]) -> None:
+    """Thirty users with a list each up to as_of; ten of them come back on one of the two days after."""
+    import numpy as np
+    import pyarrow as pa
+
+    from plumline.schema import HISTORIES, QUERIES, conform
+    from plumline.tables import write_parquet
+
+    generator = np.random.default_rng(9)
+    end = datetime(AS_OF.year, AS_OF.month, AS_OF.day, tzinfo=UTC) + timedelta(days=1)
+    users = [f"u{number:02d}" for number in range(1, 31)]
+    ages = [np.sort(generator.uniform(0.1, 60, generator.integers(2, 15)))[::-1] for _ in users]
+    times = [[int((end - timedelta(days=float(age))).timestamp() * 1000) for age in one] for one in ages]
+    lists = [generator.choice(item_ids[:40], len(one)).tolist() for one in ages]
+    rows = {
+        "user_id": users,
+        "item_ids": pa.array(lists, pa.list_(pa.string())),
+        "timestamps": pa.array(times, pa.list_(pa.int64())),
+    }
+    rewards = pa.array([[1.0] * len(one) for one in lists], pa.list_(pa.float32()))
+    write_parquet(folder / "histories.parquet", conform(pa.table({**rows, "rewards": rewards}), HISTORIES))
+    asked = range(0, 30, 3)
+    queries = {
+        "user_id": [users[row] for row in asked],
+        "day": [AS_OF + timedelta(days=1 + row % 2) for row in asked],
+        "item_ids": [lists[row] for row in asked],
+        "timestamps": [times[row] for row in asked],
+        "relevant": [sorted({lists[row][-1], *generator.choice(item_ids[:40], 2).tolist()}) for row in asked],
+    }
+    for name in ("queries", "last_events"):
+        write_parquet(folder / f"{name}.parquet", conform(pa.table(queries), QUERIES))
+    write_parquet(folder / "labels.parquet", QUERIES.schema.empty_table())
+    artifact.write_json(folder / "stats.json", {"as_of": AS_OF.isoformat(), "action": "purchase"})
+
+
 def write_real_parts(folder: Path, seed: int, num_items: int = 60) -> Path:
     """All artifacts of a run with a random Llama of one layer; the last three items are retired.
 
-    Items of one SID exist (the table has no tie-break level), and two runs of different seeds have different SIDs.
+    Items of one SID exist (the table has no tie-break level), and two runs of different seeds have different SIDs. The
+    ranker of seed 1 has learned from ten users, that of another seed fuses ranks.
     """
     import numpy as np
     import pyarrow as pa
 
     from models.language import vocabulary
     from models.language.model import LanguageParams, build_language_model, save_language_model
+    from models.memory import memory
+    from models.ranking import ranker
+    from models.ranking.lambdarank import LambdarankParams
     from models.retrieval import index
     from models.semantic_ids.table import SidTable
-    from plumline.schema import HISTORIES, ITEMS
+    from plumline.schema import ITEMS
     from plumline.sid import SidSpace
     from plumline.tables import write_parquet
 
@@ -154,7 +212,19 @@ def write_real_parts(folder: Path, seed: int, num_items: int = 60) -> Path:
         words = vocabulary.Vocabulary.load(folder / "vocabulary")
         save_language_model(build_language_model(params, words, seed), scratch / "weights")
 
-    write_parquet(folder / "histories" / "histories.parquet", HISTORIES.schema.empty_table())
+    def write_ranker(scratch: Path) -> None:
+        trees = LambdarankParams(rounds=10, leaves=4, min_leaf=2)
+        names = ("catalog", "histories", "sids", "vocabulary", "sft", "index", "memory")
+        ranker.run(
+            ranker.RankerParams(trees=trees, min_queries=2 if seed == 1 else 1000),
+            **{name: folder / name for name in names},
+            base=None,
+            previous=None,
+            seed=seed,
+            out=scratch,
+        )
+
+    write_histories(folder / "histories", item_ids)
     dummy = {"seed": seed}
     bodies: dict[str, Callable[[Path], None]] = {
         "catalog": write_catalog,
@@ -175,6 +245,10 @@ def write_real_parts(folder: Path, seed: int, num_items: int = 60) -> Path:
         "index": lambda scratch: index.run(
             index.IndexParams(), catalog=folder / "catalog", sids=folder / "sids", out=scratch
         ),
+        "memory": lambda scratch: memory.run(
+            memory.MemoryParams(), catalog=folder / "catalog", histories=folder / "histories", out=scratch
+        ),
+        "ranker": write_ranker,
         "scores": lambda scratch: artifact.write_json(scratch / "scores.json", dummy),
     }
     for name in INPUTS:

@@ -122,7 +122,7 @@ def test_a_part_of_another_day_is_refused(dummies: Any, workshop: Any, tmp_path:
 def test_an_adopted_part_passes(dummies: Any, workshop: Any, tmp_path: Path) -> None:
     """A daily run adopts quantizer and cpt: other parents than at the bootstrap, the same digest, one lineage."""
     run = tmp_path / "next"
-    for name in ("catalog", "embeddings", "quantizer", "sids", "vocabulary", "corpus", "cpt", "sft", "index", "scores"):
+    for name in workshop.parts_of(run):
 
         def body(scratch: Path, name: str = name) -> None:
             if name in ("quantizer", "cpt"):

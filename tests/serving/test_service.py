@@ -70,7 +70,18 @@ def test_answers_what_the_recommender_answers(client: TestClient, real: Any) -> 
         "title": expected.items[0].title,
         "sid": expected.items[0].sid,
         "score": pytest.approx(expected.items[0].score, abs=1e-4),
+        "why": [
+            {"part": r.part, "share": pytest.approx(r.share), "items": list(r.items), "words": r.words}
+            for r in expected.items[0].why
+        ],
     }
+    assert body["items"][0]["why"]
+    assert body["ranked"]
+    beams = client.post("/recommend", json={**asked, "retrieval_only": True}).json()
+    assert not beams["ranked"]
+    assert [item["why"] for item in beams["items"]] == [[]] * 5
+    expected = Recommender.load(real.folder(0)).recommend(**asked, retrieval_only=True)
+    assert [item["item_id"] for item in beams["items"]] == [item.item_id for item in expected.items]
     assert (body["release_id"], body["degraded"], body["reason"]) == (real.ids[0], False, "")
     assert len(body["request_id"]) == 32
 
@@ -237,6 +248,8 @@ def test_feedback_and_answers_become_traffic(client: TestClient, home: Path, rea
     assert [row["action"] for row in rows] == ["served", "play", "click"]
     assert rows[0]["item_ids"] == [item["item_id"] for item in answer["items"]]
     assert rows[0]["sids"] == [item["sid"] for item in answer["items"]]
+    told = [[[r["part"], round(r["share"], 4), r["items"]] for r in item["why"]] for item in answer["items"]]
+    assert [json.loads(line) for line in rows[0]["why"]] == told
     assert (rows[0]["history_length"], rows[0]["num_invalid"], rows[0]["degraded"]) == (1, 0, False)
     assert rows[0]["latency_ms"] > 0
     assert (rows[1]["request_id"], rows[1]["scores"]) == (answer["request_id"], [0.5])

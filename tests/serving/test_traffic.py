@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow.parquet import ParquetFile
 
 from plumline.errors import CorruptArtifactError
 from plumline.schema import TRAFFIC
+from plumline.tables import write_parquet
 from serving.traffic import SERVED, TrafficRow, TrafficWriter, read_traffic, rows_to_table
 
 DAY = date(2011, 11, 1)
@@ -26,6 +28,7 @@ def row(number: int, timestamp_ms: int = NOON) -> TrafficRow:
         item_ids=("a", "b"),
         sids=("<a_1>", "<a_2>"),
         scores=(-0.5, -1.5),
+        why=('[["own",1.0,["a"]]]', "[]"),
         history_length=number,
         latency_ms=3.5,
     )
@@ -48,6 +51,7 @@ def test_rows_come_back_as_the_contract_says(tmp_path: Path) -> None:
             "item_ids": ["a", "b"],
             "sids": ["<a_1>", "<a_2>"],
             "scores": [-0.5, -1.5],
+            "why": ['[["own",1.0,["a"]]]', "[]"],
             "num_invalid": 0,
             "degraded": False,
             "latency_ms": 3.5,
@@ -169,8 +173,8 @@ def test_scratch_is_no_traffic_and_damage_is_named(tmp_path: Path) -> None:
     writer.flush()
     [path] = tmp_path.glob("day=*/*.parquet")
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path]
-    content = bytearray(path.read_bytes())
-    content[len(content) // 3] ^= 16
+    content, chunk = bytearray(path.read_bytes()), ParquetFile(path).metadata.row_group(0).column(0)
+    content[(chunk.dictionary_page_offset or chunk.data_page_offset) + chunk.total_compressed_size - 1] ^= 16
     path.write_bytes(content)
     with pytest.raises(CorruptArtifactError, match=path.name):
         read_traffic(tmp_path, DAY, DAY)
@@ -178,3 +182,9 @@ def test_scratch_is_no_traffic_and_damage_is_named(tmp_path: Path) -> None:
 
 def test_no_rows() -> None:
     assert rows_to_table([]).num_rows == 0
+
+
+def test_answers_from_before_there_were_reasons_are_read(tmp_path: Path) -> None:
+    path = tmp_path / f"day={DAY.isoformat()}" / "old-000000.parquet"
+    write_parquet(path, rows_to_table([row(1)]).drop_columns("why"))
+    assert read_traffic(tmp_path, DAY, DAY).column("why").to_pylist() == [None]
