@@ -173,11 +173,19 @@ def _pairs(steps: "ir.Table", params: HistoriesParams) -> "ir.Table":
 
 def _queries(steps: "ir.Table", live: "ir.Table", after: date, last: date, max_events: int) -> "ir.Table":
     """Every user-day after `after`, up to `last`, with a live item: the day's items, and what was before that day."""
+    import ibis
     from ibis import _
 
     held_out = steps.filter((steps.day > after) & (steps.day <= last)).semi_join(live, "item_id")
-    held_out = held_out.select("user_id", "day", "item_id").distinct()
-    targets = held_out.group_by("user_id", "day").agg(relevant=_.item_id.collect().sort())
+    held_out = held_out.group_by("user_id", "day", "item_id").agg(reward=_.reward.max())
+    taken = held_out.mutate(step=ibis.struct({"item": _.item_id, "reward": _.reward.cast("float32")}))
+    targets = taken.group_by("user_id", "day").agg(steps=_.step.collect()).mutate(steps=_.steps.sort())
+    targets = targets.select(
+        "user_id",
+        "day",
+        relevant=_.steps.map(lambda step: step["item"]),
+        rewards=_.steps.map(lambda step: step["reward"]),
+    )
     before = steps.select("user_id", "item_id", "micros", "event_id", past_day=steps.day)
     past = targets.select("user_id", "day").join(before, "user_id").filter(_.past_day < _.day)
     return _asked(targets, past, max_events)
@@ -191,8 +199,10 @@ def _last_events(steps: "ir.Table", live: "ir.Table", as_of: date, max_events: i
     held_out = steps.filter(steps.day > as_of).semi_join(live, "item_id")
     newest_first = ibis.window(group_by="user_id", order_by=[ibis.desc("micros"), ibis.desc("event_id")])
     last = held_out.mutate(rank=ibis.row_number().over(newest_first)).filter(_.rank == 0)
-    last = last.select("user_id", "day", last_item=_.item_id, last_micros=_.micros, last_id=_.event_id)
-    targets = last.group_by("user_id", "day").agg(relevant=_.last_item.collect())
+    last = last.select("user_id", "day", "reward", last_item=_.item_id, last_micros=_.micros, last_id=_.event_id)
+    targets = last.group_by("user_id", "day").agg(
+        relevant=_.last_item.collect(), rewards=_.reward.cast("float32").collect()
+    )
     before = steps.select("user_id", "item_id", "micros", "event_id")
     past = last.join(before, "user_id").filter(
         (_.micros < _.last_micros) | ((_.micros == _.last_micros) & (_.event_id < _.last_id))
@@ -223,6 +233,7 @@ def _asked(targets: "ir.Table", past: "ir.Table", max_events: int) -> "ir.Table"
         item_ids=ibis.coalesce(joined.item_ids, ibis.literal([], type="array<string>")),
         timestamps=ibis.coalesce(joined.timestamps, ibis.literal([], type="array<int64>")),
         relevant=joined.relevant,
+        rewards=joined.rewards,
     ).order_by("user_id", "day")
 
 

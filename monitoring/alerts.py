@@ -13,8 +13,8 @@ from datetime import date
 from pathlib import Path
 from typing import Literal
 
-from monitoring.gates import Verdict
 from monitoring.health import MonitorParams
+from monitoring.verdict import Verdict
 from plumline.artifact import canonical_json
 
 Severity = Literal["page", "ticket"]
@@ -64,6 +64,7 @@ WATCHED = (
     Watch("beam_missed_items_percent", "max_beam_missed_percent", "ticket", "% of the true best items the beams miss"),
     Watch("sid_uniqueness_percent", "min_sid_uniqueness_percent", "ticket", "% of items alone on a SID", most=False),
     Watch("recall_over_popularity", "min_recall_over_popularity", "ticket", "× popularity's recall@10", most=False),
+    Watch("simple_methods_ahead", "max_simple_methods_ahead", "ticket", "simple methods ahead of what is served"),
     Watch("quarantined_rows", "max_quarantined_rows", "ticket", "event rows put aside by validation"),
     Watch("unreported_days", "max_unreported_days", "ticket", "days without a report before this one"),
     Watch("drift_score", "", "ticket", "× the drift limit in what is served"),

@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 from features.batches import QUARANTINE_FILE
 from monitoring.alerts import Alert, Limit, judge_gauges, judge_verdict, limits
 from monitoring.drift import Drift, drift_gauges, drift_of_day
-from monitoring.gates import Verdict
 from monitoring.health import Health, MonitorParams, answers, judge_traffic, of_days, read_served_items
 from monitoring.quality import Quality, read_quality
+from monitoring.verdict import Verdict
 from plumline.tables import column, read_parquet
 from serving.pointers import read_tombstones
 from serving.release import Release

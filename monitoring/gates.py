@@ -6,26 +6,30 @@ the champion. Writes nothing by itself; `Verdict.save` puts a verdict.json where
 A rule that has nothing to look at (no queries, a figure missing, scores of another day) makes the verdict *invalid*,
 which is neither a pass nor a fail: it says that the release was not judged.
 
-A pass says that no blocking rule failed, not that the model is good: with `popularity_blocks: once_beaten` (cpu_tiny) a
-release that loses to every baseline may pass where the champion loses to popularity too, or there is none.
+What is served is what is judged: `served`, or the beams of the model in a release of before there was a ranker. A pass
+says that nothing simpler is better than that, not that the language model is good: what it adds (`model_gain`) is said
+and does not decide.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, LiteralString
 
-from pydantic import Field
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from monitoring.method_rules import against_methods, on_model_gain
+from monitoring.methods import PROTOCOLS, Protocol, number, served_method
+from monitoring.verdict import Check, Verdict, passes, show
 from plumline import artifact
-from plumline.errors import CorruptArtifactError, RefusedError
 from plumline.stage import Params
 from serving.release import Release
 
-Protocol = Literal["seen_masked", "not_masked"]
-PROTOCOLS: tuple[Protocol, ...] = ("seen_masked", "not_masked")
+_GONE: dict[str, LiteralString] = {
+    "popularity_blocks": "this setting is gone, one rule holds for every recipe; delete the line",
+    "max_behind_popularity_se": "this setting is gone, max_behind_se holds for every method; rename it",
+}
 
 
 class GateParams(Params):
@@ -38,11 +42,9 @@ class GateParams(Params):
     model does not speak SIDs."""
     min_uniqueness: float = 0.50
     """Share of items that are alone on their SID before the tie-break digit; less means a collapsed codebook."""
-    popularity_blocks: Literal["always", "once_beaten"] = "always"
-    """When losing to popularity keeps a release out. once_beaten: only if the champion beats it, since otherwise what
-    would go on serving is no better (or nothing at all, for a first release); the alert is raised in any case."""
-    max_behind_popularity_se: float = 2.0
-    """Standard errors of the difference by which popularity may be ahead and it still counts as noise; 0: none."""
+    max_behind_se: float = Field(default=2.0, ge=0)
+    """Standard errors of the difference by which a simpler method or a rival may be ahead of what is served and it
+    still counts as noise; 0: none."""
     max_drop_se: float = 2.0
     """Drop against the champion in standard errors of the difference that is still noise."""
     max_relative_drop: float = 0.05
@@ -68,81 +70,15 @@ class GateParams(Params):
     min_churn_gain_se: float = Field(default=2.0, ge=0)
     """Over max_churn: standard errors of the difference that the gain must reach as well, since less may be noise."""
 
-
-@dataclass(frozen=True)
-class Check:
-    """One rule looked at. observed and limit are None where there is no such number.
-
-    blocking: whether a failed check keeps the release out; the others are said and do not decide.
-    valid: False if the rule had nothing to look at.
-    """
-
-    name: str
-    observed: float | None
-    limit: float | None
-    passed: bool
-    reason: str
-    blocking: bool = True
-    valid: bool = True
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the gate says about one release, named by id and manifest digest."""
-
-    passed: bool
-    checks: tuple[Check, ...]
-    release_id: str = ""
-    digest: str = ""
-
-    @property
-    def valid(self) -> bool:
-        """Whether every blocking rule had something to look at."""
-        return all(check.valid for check in self.checks if check.blocking)
-
-    @property
-    def status(self) -> Literal["passed", "failed", "invalid"]:
-        """One word for tables."""
-        return "invalid" if not self.valid else "passed" if self.passed else "failed"
-
-    @property
-    def failures(self) -> tuple[Check, ...]:
-        """The blocking checks that failed."""
-        return tuple(check for check in self.checks if check.blocking and not check.passed)
-
-    def named(self, release_id: str, digest: str) -> "Verdict":
-        """The same verdict, bound to a release."""
-        return replace(self, release_id=release_id, digest=digest)
-
-    def for_release(self, release_id: str, digest: str) -> "Verdict":
-        """This verdict, if it lets exactly this release pass; RefusedError if it is another's, failed or invalid."""
-        if (self.release_id, self.digest) != (release_id, digest):
-            raise RefusedError(
-                f"verdict names release {self.release_id or '(none)'} ({self.digest[:12]}), not {release_id} "
-                f"({digest[:12]}); judge this release and promote with its own verdict"
-            )
-        if self.status != "passed":
-            said = "; ".join(f"{check.name}: {check.reason}" for check in self.failures)
-            raise RefusedError(f"release {release_id}: gate {self.status}: {said}; the champion stays")
-        return self
-
-    def save(self, path: Path) -> None:
-        """Put the verdict in place at once, as JSON."""
-        value = {**asdict(self), "status": self.status}
-        artifact.replace_file(path, json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False) + "\n")
-
+    @model_validator(mode="before")
     @classmethod
-    def load(cls, path: Path) -> "Verdict":
-        """Read a saved verdict. Raises MissingArtifactError or CorruptArtifactError naming the file."""
-        raw = artifact.read_json(path)
-        try:
-            checks = tuple(Check(**check) for check in raw["checks"])
-            verdict = cls(bool(raw["passed"]), checks, str(raw["release_id"]), str(raw["digest"]))
-        except (TypeError, KeyError) as error:
-            raise CorruptArtifactError(f"{path}: not a verdict ({error}); judge the release again") from None
-        if verdict.passed != _passes(verdict.checks):
-            raise CorruptArtifactError(f"{path}: says passed={verdict.passed} against its own checks; judge it again")
-        return verdict
+    def _say_what_is_gone(cls, values: Any) -> Any:
+        """A recipe of an older home may hold a setting that there is no more: say what to do with its line."""
+        for name, said in _GONE.items():
+            if isinstance(values, Mapping) and name in values:
+                error = InitErrorDetails(type=PydanticCustomError("gone", said), loc=(name,), input=values[name])
+                raise ValidationError.from_exception_data(cls.__name__, [error])
+        return values
 
 
 def judge(
@@ -161,18 +97,19 @@ def judge(
     """
     checks = [
         _queries(scores),
-        _at_most("num_invalid", _number(scores, "num_invalid"), 0, "invalid SIDs in constrained lists"),
+        _at_most("num_invalid", number(scores, "num_invalid"), 0, "items that may not stand in a list"),
         _at_most(
             "hallucination_rate",
-            _number(scores, "hallucination_rate"),
+            number(scores, "hallucination_rate"),
             params.max_hallucination_rate,
             "share of SIDs of no item, search without index",
         ),
         _beam_certificate(scores),
         _at_least(
-            "uniqueness", _number(sids_report, "uniqueness"), params.min_uniqueness, "share of items alone on a SID"
+            "uniqueness", number(sids_report, "uniqueness"), params.min_uniqueness, "share of items alone on a SID"
         ),
-        *_against_methods(scores, champion_scores, params),
+        *against_methods(scores, params.protocol, params.max_behind_se),
+        *on_model_gain(scores),
     ]
     if champion_scores is not None:
         checks += [_against_champion(scores, champion_scores, protocol, params) for protocol in PROTOCOLS]
@@ -184,7 +121,7 @@ def judge(
         checks.append(_at_least("index_size", float(num_indexed), floor, f"items; champion {champion_num_indexed}"))
     elif num_indexed is not None:
         checks.append(_at_least("index_size", float(num_indexed), 1, "items; no champion yet"))
-    return Verdict(_passes(tuple(checks)), tuple(checks))
+    return Verdict(passes(tuple(checks)), tuple(checks))
 
 
 def judge_release(release: Path, champion: Path | None, params: GateParams) -> Verdict:
@@ -208,44 +145,26 @@ def judge_release(release: Path, champion: Path | None, params: GateParams) -> V
     same_day = scores.get("as_of") == sealed.as_of.isoformat()
     reason = f"scores are of {scores.get('as_of')}, the release is of {sealed.as_of}"
     checks = (*verdict.checks, Check("scores_day", None, None, same_day, reason, valid=same_day))
-    return Verdict(_passes(checks), checks).named(sealed.release_id, artifact.read_manifest(release).digest)
-
-
-def _passes(checks: tuple[Check, ...]) -> bool:
-    return all(check.passed and check.valid for check in checks if check.blocking)
-
-
-def _number(values: Mapping[str, Any], *path: str) -> float | None:
-    """A finite number below nested keys, or None."""
-    found: Any = values
-    for key in path:
-        found = found.get(key) if isinstance(found, Mapping) else None
-    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
-        return None
-    return float(found)
+    return Verdict(passes(checks), checks).named(sealed.release_id, artifact.read_manifest(release).digest)
 
 
 def _queries(scores: Mapping[str, Any]) -> Check:
-    observed = _number(scores, "num_queries")
+    observed = number(scores, "num_queries")
     passed = observed is not None and observed >= 1
-    return Check("num_queries", observed, 1, passed, f"{_show(observed)} queries, at least 1", valid=passed)
+    return Check("num_queries", observed, 1, passed, f"{show(observed)} queries, at least 1", valid=passed)
 
 
 def _at_most(name: str, observed: float | None, limit: float, what: str, *, blocking: bool = True) -> Check:
     passed = observed is not None and observed <= limit
-    reason = f"{_show(observed)} {what}, at most {_show(limit)}"
+    reason = f"{show(observed)} {what}, at most {show(limit)}"
     return Check(name, observed, limit, passed, reason, blocking=blocking, valid=observed is not None)
 
 
 def _at_least(name: str, observed: float | None, limit: float | None, what: str, *, blocking: bool = True) -> Check:
     both = observed is not None and limit is not None
     passed = observed is not None and limit is not None and observed >= limit
-    reason = f"{_show(observed)} {what}, at least {_show(limit)}"
+    reason = f"{show(observed)} {what}, at least {show(limit)}"
     return Check(name, observed, limit, passed, reason, blocking=blocking, valid=both)
-
-
-def _show(value: float | None) -> str:
-    return "(no figure)" if value is None else f"{value:.4g}"
 
 
 def _beam_certificate(scores: Mapping[str, Any]) -> Check:
@@ -258,7 +177,7 @@ def _beam_certificate(scores: Mapping[str, Any]) -> Check:
         reason = "no certificate: an older release, or scores.beam_check_queries is 0"
         return Check(name, None, None, False, reason, blocking=False, valid=False)
     requests, invalid, duplicates, error = (
-        _show(_number(certificate, key)) for key in ("num_requests", "num_invalid", "num_duplicates", "score_error")
+        show(number(certificate, key)) for key in ("num_requests", "num_invalid", "num_duplicates", "score_error")
     )
     said = f"{invalid} invalid, {duplicates} duplicates, score error {error} over {requests} requests"
     holds = certificate.get("holds")
@@ -267,45 +186,22 @@ def _beam_certificate(scores: Mapping[str, Any]) -> Check:
     return Check(name, None, None, holds, f"{'holds' if holds else 'broken'}: {said}")
 
 
-def _beats_popularity(scores: Mapping[str, Any] | None, protocol: Protocol) -> bool:
-    recalls = [_number(scores or {}, "methods", name, protocol, "recall@10") for name in ("model", "popularity")]
-    return recalls[0] is not None and recalls[1] is not None and recalls[0] >= recalls[1]
-
-
-def _against_methods(
-    scores: Mapping[str, Any], champion_scores: Mapping[str, Any] | None, params: GateParams
-) -> Iterator[Check]:
-    """The simpler-model rule (ML Test Score M5): popularity blocks, a better other method is named."""
-    methods = scores.get("methods")
-    names = sorted(methods) if isinstance(methods, Mapping) else []
-    for protocol in PROTOCOLS:
-        observed = _number(scores, "methods", "model", protocol, "recall@10")
-        for name in ["popularity", *(n for n in names if n not in ("model", "popularity"))]:
-            rival = limit = _number(scores, "methods", name, protocol, "recall@10")
-            noise = ""
-            if rival is not None and name == "popularity" and params.max_behind_popularity_se:
-                errors = [_number(scores, "methods", m, protocol, "recall@10_se") or 0.0 for m in ("model", name)]
-                limit = rival - params.max_behind_popularity_se * math.hypot(*errors)
-                noise = f" (at least {_show(limit)}: {params.max_behind_popularity_se:g} s.e. are noise)"
-            decides = name == "popularity" and protocol == params.protocol
-            if params.popularity_blocks == "once_beaten" and None not in (observed, rival):
-                decides = decides and _beats_popularity(champion_scores, protocol)
-            check = _at_least(f"{protocol}/{name}", observed, limit, "", blocking=decides)
-            better = f": {name} is better" if observed is not None and rival is not None and observed < rival else ""
-            yield replace(check, reason=f"recall@10 {_show(observed)}, {name} {_show(rival)}{noise}{better}")
-
-
 def _against_champion(
     scores: Mapping[str, Any], champion: Mapping[str, Any], protocol: Protocol, params: GateParams
 ) -> Check:
     return _drop(
         f"{protocol}/champion",
-        [_number(scores, "methods", "model", protocol, key) for key in ("recall@10", "recall@10_se")],
-        [_number(champion, "methods", "model", protocol, key) for key in ("recall@10", "recall@10_se")],
+        _recall_and_error(scores, protocol),
+        _recall_and_error(champion, protocol),
         max_drop_se=params.max_drop_se,
         max_relative_drop=params.max_relative_drop,
         blocking=protocol == params.protocol,
     )
+
+
+def _recall_and_error(scores: Mapping[str, Any], protocol: Protocol) -> list[float | None]:
+    """Of what is served."""
+    return [number(scores, "methods", served_method(scores), protocol, key) for key in ("recall@10", "recall@10_se")]
 
 
 def _drop(
@@ -320,7 +216,7 @@ def _drop(
     """Blocks only a drop that is both significant and large; the two samples count as independent."""
     (recall, error), (old_recall, old_error) = new, old
     if recall is None or old_recall is None:
-        reason = f"recall@10 {_show(recall)} this release, {_show(old_recall)} the champion"
+        reason = f"recall@10 {show(recall)} this release, {show(old_recall)} the champion"
         return Check(name, recall, None, False, reason, blocking=blocking, valid=False)
     noise = max_drop_se * math.hypot(error or 0.0, old_error or 0.0)
     limit = old_recall - max(noise, max_relative_drop * old_recall)
@@ -353,7 +249,7 @@ def _slices(scores: Mapping[str, Any], protocol: Protocol) -> dict[str, Mapping[
 def _slice_floors(scores: Mapping[str, Any], params: GateParams) -> Iterator[Check]:
     slices = _slices(scores, params.protocol)
     for name, floor in sorted(params.slice_floors.items()):
-        yield _at_least(f"slice/{name}", _number(slices.get(name, {}), "recall@10"), floor, "recall@10")
+        yield _at_least(f"slice/{name}", number(slices.get(name, {}), "recall@10"), floor, "recall@10")
 
 
 def _against_champion_slices(
@@ -362,7 +258,7 @@ def _against_champion_slices(
     """Slices that both have and that carry a standard error; without one a small slice would block by chance."""
     old = _slices(champion, params.protocol)
     for name, new in _slices(scores, params.protocol).items():
-        figures = [[_number(side, key) for key in ("recall@10", "recall@10_se")] for side in (new, old.get(name, {}))]
+        figures = [[number(side, key) for key in ("recall@10", "recall@10_se")] for side in (new, old.get(name, {}))]
         if any(figure is None for side in figures for figure in side):
             continue
         yield _drop(
@@ -383,8 +279,8 @@ def _churn(
         return
     levels = churn.get("after", [])
     row = levels[params.churn_level - 1] if len(levels) >= params.churn_level else {}
-    weighed = "traffic" if _number(row, "traffic") is not None else "items"
-    moved = _number(row, weighed)
+    weighed = "traffic" if number(row, "traffic") is not None else "items"
+    moved = number(row, weighed)
     if moved is None:
         reason = f"no figure at level {params.churn_level} (gate.churn_level): the release has {len(levels)} levels"
         if not levels:
@@ -395,12 +291,9 @@ def _churn(
     if moved <= params.max_churn:
         yield Check("churn", moved, params.max_churn, True, said)
         return
-    (recall, error), (old_recall, old_error) = (
-        [_number(side, "methods", "model", params.protocol, key) for key in ("recall@10", "recall@10_se")]
-        for side in (scores, champion)
-    )
+    (recall, error), (old_recall, old_error) = (_recall_and_error(side, params.protocol) for side in (scores, champion))
     if recall is None or old_recall is None:
-        reason = f"{said}; recall@10 {_show(recall)} this release, {_show(old_recall)} the champion, cannot pay for it"
+        reason = f"{said}; recall@10 {show(recall)} this release, {show(old_recall)} the champion, cannot pay for it"
         yield Check("churn", moved, params.max_churn, False, reason, valid=False)
         return
     noise = params.min_churn_gain_se * math.hypot(error or 0.0, old_error or 0.0)

@@ -53,7 +53,10 @@ class MonitorParams(Params):
     min_sid_uniqueness_percent: float = 50.0
     """Items alone on their SID before the tie-break digit, in percent."""
     min_recall_over_popularity: float = 1.0
-    """Recall@10 of the model divided by that of popularity (lists with seen items kept)."""
+    """Recall@10 of what is served divided by that of popularity (lists with seen items kept)."""
+    max_simple_methods_ahead: int = 0
+    """Methods that train nothing (memory, own items, popularity, kNNs, STAR) and are ahead of what is served by more
+    than two standard errors of the difference in recall@10 (lists with seen items kept)."""
     max_quarantined_rows: int | None = None
     """Event rows put aside by validation; empty watches nothing, since the events stage has a limit of its own."""
     max_unreported_days: int | None = 3

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from monitoring.day import Day
+from monitoring.methods import LEGEND, PROTOCOL_WORDS, PROTOCOLS, SERVED, gain_in_words
+from monitoring.quality import Comparison, MethodScore
 from plumline import artifact
 from plumline.errors import CorruptArtifactError
 
@@ -25,6 +27,8 @@ body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:62rem;paddin
 h1{margin:0}h2{margin:2rem 0 .4rem;font-size:1.1rem}table{border-collapse:collapse;width:100%}
 td,th{padding:.25rem .6rem;border-bottom:1px solid #dde2ea;text-align:left;overflow-wrap:anywhere}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+td.ok,td.bad,td.none,.methods td{white-space:nowrap}.methods{font-size:13px}.methods th.p{text-align:center}
+td.rule{min-width:13rem}
 .banner{padding:.7rem 1rem;border-radius:.4rem;margin:1rem 0;background:#e3f4e6}.banner.bad{background:#fde4e1}
 .bad{color:#a11}.ok{color:#176b2c}.none{color:#667}small{color:#556}
 svg{width:120px;height:24px;fill:none;stroke:#3867c8;stroke-width:1.5}
@@ -42,16 +46,24 @@ svg{width:120px;height:24px;fill:none;stroke:#3867c8;stroke-width:1.5}
 <td class="{{ r.state }}">{{ {"ok": "holds", "bad": "BEYOND", "none": "not measured"}[r.state] }}</td>
 <td>{% if r.curve %}<svg viewBox="0 0 120 24"><polyline points="{{ r.curve }}"/></svg>{% endif %}</td></tr>
 {% endfor %}</table>
-{% macro of_methods(scores) %}<table>
-<tr><th>method</th><th>seen items</th><th class="n">recall@10</th><th class="n">ndcg@10</th></tr>
-{% for s in scores %}<tr><td>{{ s.method }}</td><td>{{ s.protocol }}</td>
-<td class="n">{{ pm(s.recall, s.recall_se) }}</td><td class="n">{{ pm(s.ndcg, s.ndcg_se) }}</td></tr>{% endfor %}
-</table>{% endmacro %}
+{% macro of_methods(compared) %}<table class="methods">
+<tr><th></th>{% for words in protocols.values() %}<th class="p" colspan="3">{{ words }}</th>{% endfor %}</tr>
+<tr><th>method</th>{% for _ in protocols %}<th class="n">recall@10</th><th class="n">ndcg@10</th>
+<th class="n">served − it</th>{% endfor %}</tr>
+{% for method, name in names(compared).items() %}<tr><td>{{ name }}</td>
+{% for p in protocols %}{% set s = compared.of(method, p) %}{% if s %}<td class="n">{{ pm(s.recall, s.recall_se) }}</td>
+<td class="n">{{ pm(s.ndcg, s.ndcg_se) }}</td>
+<td class="n{{ ' bad' if s.minus and s.minus.is_behind() }}">{{ minus(s) }}</td>
+{% else %}<td class="n">–</td><td class="n">–</td><td class="n">–</td>{% endif %}{% endfor %}</tr>
+{% endfor %}</table>
+<ul>{% for line in gains_in_words(compared) %}<li>{{ line }}</li>{% endfor %}</ul>{% endmacro %}
 <h2>Held-out recall and NDCG</h2>
-<p><small>{{ quality.num_queries }} queries; ± one standard error.</small></p>
-{{ of_methods(quality.scores) }}
+<p><small>{{ quality.next_days.num_queries }} queries; ± one standard error. {{ legend }}
+Served − it: in recall@10, paired by user (* where it was not: errors taken as independent); red where the method is
+ahead of what is served by more than two standard errors.</small></p>
+{{ of_methods(quality.next_days) }}
 {% if quality.last_event %}<h2>The same, asked for the last event of a user</h2>
-<p><small>{{ quality.num_last_events }} users, known up to that event; ± one standard error.</small></p>
+<p><small>{{ quality.last_event.num_queries }} users, known up to that event; ± one standard error.</small></p>
 {{ of_methods(quality.last_event) }}{% endif %}
 <h2>Semantic IDs</h2>
 <table><tr><th>level</th><th class="n">codes in use</th><th class="n">perplexity</th><th class="n">gini</th></tr>
@@ -68,7 +80,7 @@ svg{width:120px;height:24px;fill:none;stroke:#3867c8;stroke-width:1.5}
 day.</p>{% endif %}
 {% if verdict %}<h2>Gate: {{ verdict.status }} (release {{ verdict.release_id }})</h2>
 <table><tr><th>rule</th><th>state</th><th>why</th></tr>
-{% for c in verdict.checks %}<tr><td>{{ c.name }}</td>
+{% for c in verdict.checks %}<tr><td class="rule">{{ c.name }}</td>
 <td class="{{ 'ok' if c.passed else 'bad' if c.blocking else 'none' }}">{{ "holds" if c.passed else "FAILS" if
 c.blocking else "said, does not decide" }}</td><td>{{ c.reason }}</td></tr>{% endfor %}</table>{% endif %}
 {% if quarantine %}<h2>Event rows put aside</h2><table><tr><th>reason</th><th class="n">rows</th></tr>
@@ -110,6 +122,11 @@ def write_page(reports: Path, day: Day, now: datetime) -> Path:
         number=_number,
         percent=lambda share: "–" if share is None else f"{100 * share:.1f}%",
         pm=_plus_minus,
+        minus=_minus,
+        names=_names,
+        gains_in_words=_gains_in_words,
+        protocols=PROTOCOL_WORDS,
+        legend=LEGEND if day.quality.next_days.served == SERVED else "",
     )
     artifact.replace_file(folder / GAUGES, json.dumps(gauges, sort_keys=True, indent=2) + "\n")
     artifact.replace_file(folder / MARKDOWN, _markdown(day, limited, others))
@@ -166,6 +183,23 @@ def _plus_minus(value: float | None, error: float | None) -> str:
     return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"
 
 
+def _minus(score: MethodScore) -> str:
+    return "" if score.minus is None else f"{score.minus}{'' if score.minus.paired else ' *'}"
+
+
+def _names(compared: Comparison) -> dict[str, str]:
+    """Method → its name for people, in order."""
+    return {score.method: score.name for score in compared.scores}
+
+
+def _gains_in_words(compared: Comparison) -> list[str]:
+    """What the language model adds, a sentence a protocol; nothing of a release without a ranker."""
+    if compared.served != SERVED:
+        return []
+    said = (gain_in_words(compared.gains.get(protocol), protocol) for protocol in PROTOCOLS)
+    return [f"{words[0].upper()}{words[1:]}." for words in said]
+
+
 def _cell(text: str) -> str:
     """Text in a Markdown table: one line, no markup, no HTML."""
     plain = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -180,10 +214,12 @@ def _markdown(day: Day, limited: Sequence[Mapping[str, Any]], others: Sequence[M
     ] or ["Every check that could be made holds."]
     lines += ["", "| figure | value | limit | state |", "|---|---:|---|---|"]
     lines += [f"| {_cell(r['name'])} | {r['value']} | {r['limit']} | {marks[r['state']]} |" for r in limited]
-    lines += ["", "| method | seen items | recall@10 | ndcg@10 |", "|---|---|---:|---:|"]
-    for score in day.quality.scores:
+    lines += ["", "| method | seen items | recall@10 | ndcg@10 | served − it |", "|---|---|---:|---:|---:|"]
+    for score in day.quality.next_days.scores:
         recall, ndcg = _plus_minus(score.recall, score.recall_se), _plus_minus(score.ndcg, score.ndcg_se)
-        lines.append(f"| {_cell(score.method)} | {_cell(score.protocol)} | {recall} | {ndcg} |")
+        where = PROTOCOL_WORDS[score.protocol]
+        lines.append(f"| {_cell(score.name)} | {where} | {recall} | {ndcg} | {_cell(_minus(score))} |")
+    lines += ["", *(f"* {_cell(words)}" for words in _gains_in_words(day.quality.next_days))]
     lines += ["", "| item | title | answers |", "|---|---|---:|"]
     lines += [f"| {_cell(i.item_id)} | {_cell(i.title)} | {i.num_served} |" for i in day.most_served]
     lines += ["", "| other figure | value |", "|---|---:|"]

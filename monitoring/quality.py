@@ -3,29 +3,67 @@
 Reads scores/scores.json and sids/report.json of sealed releases. Writes nothing.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
+from monitoring.methods import (
+    MODEL,
+    PROTOCOLS,
+    SERVED,
+    SIMPLE,
+    WITHOUT_MODEL,
+    Difference,
+    Protocol,
+    difference,
+    label,
+    methods_of,
+    model_gain,
+    number,
+    served_method,
+)
 from plumline import artifact
 from serving.release import Release
 
-METHODS = ("model", "popularity", "item_knn", "sasrec")
-PROTOCOLS = ("not_masked", "seen_masked")
+DRAWN_METHODS = (SERVED, WITHOUT_MODEL, MODEL, "memory", "own", "popularity", "item_knn", "sasrec")
+"""Methods whose recall is a gauge."""
 
 
 @dataclass(frozen=True)
 class MethodScore:
-    """One method under one protocol, pooled over what was asked; shares in [0, 1] with standard errors."""
+    """One method under one protocol, pooled over what was asked; shares in [0, 1] with standard errors.
+
+    name: for people. minus: what is served minus this method in recall@10, None of what is served itself.
+    """
 
     method: str
+    name: str
     protocol: str
     recall: float
     recall_se: float | None
     ndcg: float | None
     ndcg_se: float | None
+    minus: Difference | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Every method asked for the same of num_queries.
+
+    served: the method whose lists users get. gains: protocol → what the language model adds in recall@10, without the
+    protocols of which it was not measured.
+    """
+
+    num_queries: int
+    served: str
+    scores: tuple[MethodScore, ...]
+    gains: dict[Protocol, Difference]
+
+    def of(self, method: str, protocol: Protocol) -> MethodScore | None:
+        """A method's figures, None if it was not scored."""
+        found = [score for score in self.scores if (score.method, score.protocol) == (method, protocol)]
+        return found[0] if found else None
 
 
 @dataclass(frozen=True)
@@ -66,15 +104,15 @@ class Beam:
 class Quality:
     """A release's own figures; None where its reports have none. Shares in [0, 1].
 
-    next_day: recall@10 of the model on the first held-out day alone. churn: a level, what a retraining moved; empty for
-    a release that follows none. beam: None if nothing was certified. last_event: of num_last_events users asked for
-    their last held-out event (leave-one-out); scores is of user-days.
+    next_days: of user-days. last_event: of users asked for their last held-out event (leave-one-out), None if they were
+    not. next_day: recall@10 of what is served on the first held-out day alone; coverage and effective_vocabulary are of
+    what is served too, hallucination_rate and beam of the language model. churn: a level, what a retraining moved;
+    empty for a release that follows none. beam: None if nothing was certified.
     """
 
     release_id: str
     as_of: date
-    num_queries: int
-    scores: tuple[MethodScore, ...]
+    next_days: Comparison
     next_day: float | None
     hallucination_rate: float | None
     coverage: float | None
@@ -87,24 +125,34 @@ class Quality:
     levels: tuple[Level, ...]
     churn: tuple[Churn, ...] = ()
     beam: Beam | None = None
-    num_last_events: int = 0
-    last_event: tuple[MethodScore, ...] = ()
+    last_event: Comparison | None = None
 
-    def recall(self, method: str, protocol: str = "not_masked") -> float | None:
-        """Pooled recall@10 of a method, None if it was not scored."""
-        found = [s.recall for s in self.scores if (s.method, s.protocol) == (method, protocol)]
-        return found[0] if found else None
+    def recall(self, method: str, protocol: Protocol = "not_masked") -> float | None:
+        """Pooled recall@10 of a method, None if it was not scored. `served` is what was served, ranker or not."""
+        found = self.next_days.of(self.next_days.served if method == SERVED else method, protocol)
+        return found.recall if found else None
+
+    @property
+    def simple_methods_ahead(self) -> list[str] | None:
+        """Simple methods that are ahead of what is served by more than noise (seen items kept), by their names.
+
+        None where none was compared.
+        """
+        rows = [self.next_days.of(method, "not_masked") for method in SIMPLE]
+        compared = [(row.name, row.minus) for row in rows if row and row.minus]
+        return [name for name, minus in compared if minus.is_behind()] if compared else None
 
     @property
     def gauges(self) -> dict[str, float]:
         """Gauge name → value; recalls and shares in percent (a dashboard counter shows two decimals)."""
-        model, popularity = self.recall("model"), self.recall("popularity")
+        served, popularity, ahead = self.recall(SERVED), self.recall("popularity"), self.simple_methods_ahead
         perplexities = [level.perplexity for level in self.levels if level.perplexity is not None]
         measured: dict[str, float | None] = {
-            **{f"recall_{m}_percent": _percent(self.recall(m)) for m in METHODS},
-            **{f"recall_masked_{m}_percent": _percent(self.recall(m, "seen_masked")) for m in METHODS},
+            **{f"recall_{m}_percent": _percent(self.recall(m)) for m in DRAWN_METHODS},
+            **{f"recall_masked_{m}_percent": _percent(self.recall(m, "seen_masked")) for m in DRAWN_METHODS},
             "recall_next_day_percent": _percent(self.next_day),
-            "recall_over_popularity": model / popularity if model is not None and popularity else None,
+            "recall_over_popularity": served / popularity if served is not None and popularity else None,
+            "simple_methods_ahead": None if ahead is None else len(ahead),
             "hallucination_percent": _percent(self.hallucination_rate),
             "coverage_percent": _percent(self.coverage),
             "effective_vocabulary": self.effective_vocabulary,
@@ -114,6 +162,9 @@ class Quality:
             "sid_largest_bucket": self.largest_bucket,
             "sid_least_perplexity": min(perplexities, default=None),
         }
+        for protocol, gain in self.next_days.gains.items():
+            name = "model_gain" if protocol == "not_masked" else "model_gain_masked"
+            measured |= {f"{name}_percent": 100 * gain.value, f"{name}_se_percent": 100 * gain.standard_error}
         if self.beam is not None:
             measured |= {
                 "beam_missed_mass_percent": _percent(self.beam.missed_mass),
@@ -121,15 +172,15 @@ class Quality:
                 "beam_score_error": self.beam.score_error,
                 "beam_false": self.beam.num_false,
             }
-        for number, level in enumerate(self.churn, start=1):
-            measured[f"sid_churn_level{number}_percent"] = _percent(level.moved)
-            measured[f"sid_churn_level{number}_unaligned_percent"] = _percent(level.unaligned)
+        for place, level in enumerate(self.churn, start=1):
+            measured[f"sid_churn_level{place}_percent"] = _percent(level.moved)
+            measured[f"sid_churn_level{place}_unaligned_percent"] = _percent(level.unaligned)
         return {name: float(value) for name, value in measured.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class DayRecall:
-    """Next-day recall@10 of one release: on the first day after what it knew."""
+    """Next-day recall@10 of what one release serves: on the first day after what it knew."""
 
     release_id: str
     day: date
@@ -141,30 +192,27 @@ def read_quality(release: Release) -> Quality:
     """The figures of one sealed release. Raises MissingArtifactError or CorruptArtifactError naming the file."""
     scores = artifact.read_json(release.path("scores") / "scores.json")
     sids = artifact.read_json(release.path("sids") / "report.json")
-    last_event = scores.get("leave_one_out", {})
-    collisions, bucket, num_items = (_number(sids.get(k)) for k in ("collisions", "largest_bucket", "num_items"))
+    last_event = scores.get("leave_one_out")
+    collisions, bucket, num_items = (number(sids, key) for key in ("collisions", "largest_bucket", "num_items"))
     return Quality(
         release_id=release.release_id,
         as_of=release.as_of,
-        num_queries=int(scores.get("num_queries", 0)),
-        scores=_method_scores(scores.get("methods", {})),
-        next_day=next((_number(row.get("recall@10")) for row in _days(scores)), None),
-        hallucination_rate=_number(scores.get("hallucination_rate")),
-        coverage=_number(scores.get("coverage")),
-        effective_vocabulary=_number(scores.get("effective_vocabulary")),
+        next_days=_compare(scores),
+        next_day=next((number(row, "recall@10") for row in _days(scores)), None),
+        hallucination_rate=number(scores, "hallucination_rate"),
+        coverage=number(scores, "coverage"),
+        effective_vocabulary=number(scores, "effective_vocabulary"),
         num_items=None if num_items is None else int(num_items),
-        uniqueness=_number(sids.get("uniqueness")),
-        uniqueness_with_tie_break=_number(sids.get("uniqueness_with_tie_break")),
+        uniqueness=number(sids, "uniqueness"),
+        uniqueness_with_tie_break=number(sids, "uniqueness_with_tie_break"),
         collisions=None if collisions is None else int(collisions),
         largest_bucket=None if bucket is None else int(bucket),
         levels=tuple(
-            Level(*(_number(level.get(key)) for key in ("usage", "perplexity", "gini")))
-            for level in sids.get("levels", [])
+            Level(*(number(level, key) for key in ("usage", "perplexity", "gini"))) for level in sids.get("levels", [])
         ),
         churn=_churn(sids.get("churn", {})),
         beam=_beam(scores.get("beam")),
-        num_last_events=int(last_event.get("num_queries", 0)),
-        last_event=_method_scores(last_event.get("methods", {})),
+        last_event=_compare(last_event) if last_event else None,
     )
 
 
@@ -173,7 +221,7 @@ def next_day_recalls(releases: Sequence[Release]) -> list[DayRecall]:
     found = []
     for release in releases:
         days = _days(artifact.read_json(release.path("scores") / "scores.json"))
-        if days and (recall := _number(days[0].get("recall@10"))) is not None:
+        if days and (recall := number(days[0], "recall@10")) is not None:
             day = date.fromisoformat(str(days[0]["day"]))
             found.append(DayRecall(release.release_id, day, int(days[0].get("num_queries", 0)), recall))
     return sorted(found, key=lambda point: (point.day, point.release_id))
@@ -186,8 +234,8 @@ def _days(scores: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _churn(section: Mapping[str, Any]) -> tuple[Churn, ...]:
     def share(row: Mapping[str, Any]) -> float | None:
-        by_traffic = _number(row.get("traffic"))
-        return _number(row.get("items")) if by_traffic is None else by_traffic
+        by_traffic = number(row, "traffic")
+        return number(row, "items") if by_traffic is None else by_traffic
 
     pairs = zip(section.get("after", []), section.get("before", []), strict=True)
     return tuple(Churn(share(after), share(before)) for after, before in pairs)
@@ -197,30 +245,27 @@ def _beam(certificate: Mapping[str, Any] | None) -> Beam | None:
     if certificate is None:
         return None
     mass, items, error, invalid, duplicates = (
-        _number(certificate.get(key))
+        number(certificate, key)
         for key in ("missed_mass", "missed_items", "score_error", "num_invalid", "num_duplicates")
     )
     return Beam(mass, items, error, None if invalid is None or duplicates is None else int(invalid + duplicates))
 
 
-def _method_scores(methods: Mapping[str, Any]) -> tuple[MethodScore, ...]:
-    return tuple(
-        _method_score(method, protocol, methods[method][protocol])
-        for method in [*METHODS, *sorted(set(methods) - set(METHODS))]
-        for protocol in PROTOCOLS
-        if _number(methods.get(method, {}).get(protocol, {}).get("recall@10")) is not None
-    )
+def _compare(scores: Mapping[str, Any]) -> Comparison:
+    """A scores.json, or its `leave_one_out`."""
+    gains = {protocol: gain for protocol in PROTOCOLS if (gain := model_gain(scores, protocol))}
+    rows = [_method_score(scores, method, protocol) for method in methods_of(scores) for protocol in PROTOCOLS]
+    found = tuple(row for row in rows if row)
+    return Comparison(int(scores.get("num_queries", 0)), served_method(scores), found, gains)
 
 
-def _method_score(method: str, protocol: str, row: Mapping[str, Any]) -> MethodScore:
-    recall_se, ndcg, ndcg_se = (_number(row.get(key)) for key in ("recall@10_se", "ndcg@10", "ndcg@10_se"))
-    return MethodScore(method, protocol, float(row["recall@10"]), recall_se, ndcg, ndcg_se)
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+def _method_score(scores: Mapping[str, Any], method: str, protocol: Protocol) -> MethodScore | None:
+    keys = ("recall@10", "recall@10_se", "ndcg@10", "ndcg@10_se")
+    recall, recall_se, ndcg, ndcg_se = (number(scores, "methods", method, protocol, key) for key in keys)
+    if recall is None:
         return None
-    return float(value)
+    minus = None if method == served_method(scores) else difference(scores, method, protocol)
+    return MethodScore(method, label(scores, method), protocol, recall, recall_se, ndcg, ndcg_se, minus)
 
 
 def _percent(share: float | None) -> float | None:

@@ -26,9 +26,9 @@ from typing import Any
 
 from monitoring.alerts import Alert, Limit, record
 from monitoring.day import gather
-from monitoring.gates import Verdict
 from monitoring.health import MonitorParams
 from monitoring.page import last_reported_day, write_page
+from monitoring.verdict import Verdict
 from plumline import artifact
 from plumline.errors import InputError
 from plumline.settings import switch_telemetry_off
@@ -61,7 +61,7 @@ PANELS = (
             "checks_passed": "checks that hold",
             "checks": "checks made",
             "requests": "answers served",
-            "recall_model_percent": "recall@10, %",
+            "recall_served_percent": "recall@10, %",
             "sid_uniqueness_percent": "SIDs unique, %",
         },
         kind="counter",
@@ -81,7 +81,11 @@ PANELS = (
     Panel(
         "Held-out recall@10, %",
         {
+            "recall_served_percent": "served",
+            "recall_without_model_percent": "without model",
             "recall_model_percent": "model",
+            "recall_memory_percent": "memory",
+            "recall_own_percent": "own",
             "recall_popularity_percent": "popularity",
             "recall_item_knn_percent": "item-kNN",
             "recall_sasrec_percent": "SASRec",
@@ -89,8 +93,18 @@ PANELS = (
         note="Seen items kept; pooled over all held-out days of the day's release.",
     ),
     Panel(
+        "What the language model adds to recall@10, percentage points",
+        {
+            "model_gain_percent": "gain",
+            "model_gain_se_percent": "its s.e.",
+            "model_gain_masked_percent": "gain, seen masked",
+            "model_gain_masked_se_percent": "its s.e., seen masked",
+        },
+        note="Served minus the same ranker without the model, by user; up to two standard errors are noise.",
+    ),
+    Panel(
         "Next-day recall@10, %",
-        {"recall_next_day_percent": "model"},
+        {"recall_next_day_percent": "served"},
         note="Seen items kept; the first held-out day alone, so it jumps more than the pooled figure.",
     ),
     Panel(

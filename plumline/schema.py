@@ -111,11 +111,14 @@ QUERIES = Contract(
             "item_ids": pa.list_(pa.string()),
             "timestamps": pa.list_(pa.int64()),
             "relevant": pa.list_(pa.string()),
+            "rewards": pa.list_(pa.float32()),
         }
     ),
     required=("user_id", "day", "item_ids", "timestamps", "relevant"),
 )
-"""One row a user and held-out day: what was known before that day, and the distinct items of that day (sorted)."""
+"""One row a user and held-out day: what was known before that day, and the distinct items of that day (sorted).
+
+rewards: what each of these items was worth to the user that day, the largest where there were several events."""
 
 PAIRS = Contract(
     name="pairs",

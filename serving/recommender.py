@@ -140,7 +140,6 @@ class Recommender:
         ranked = None
         if release.has("ranker"):
             from models.memory.memory import Memory
-
             from models.ranking.frozen_ranker import Ranker
             from models.ranking.ranked import RankedRetriever
 

@@ -5,16 +5,22 @@ from pathlib import Path
 from flows.steps.graph import read_params
 from flows.steps.registry import Registry
 from monitoring import gates
+from monitoring.verdict import Verdict
 from plumline import artifact
 from plumline.errors import MissingArtifactError, RefusedError
 from plumline.stage import load_params
 from serving.pointers import read_pointer
 
 
-def judge_release(home: Path, release_id: str) -> gates.Verdict:
+def read_gate(home: Path) -> gates.GateParams:
+    """The limits of the home's recipe. Raises InputError naming the setting that is none, and what to do."""
+    return load_params(home / read_params(home)["recipe"], "gate", gates.GateParams)
+
+
+def judge_release(home: Path, release_id: str) -> Verdict:
     """Judge a sealed release against the recipe's limits and the champion, and keep the verdict."""
     registry = Registry(home)
-    params = load_params(home / read_params(home)["recipe"], "gate", gates.GateParams)
+    params = read_gate(home)
     champion = read_pointer(registry.root)
     against = registry.restore(champion.release_id) if champion and champion.release_id != release_id else None
     verdict = gates.judge_release(registry.restore(release_id), against, params)
@@ -31,10 +37,10 @@ def require_verdict(home: Path, release_id: str) -> None:
     verdict.for_release(release_id, digest)
 
 
-def read_verdict(home: Path, release_id: str) -> gates.Verdict | None:
+def read_verdict(home: Path, release_id: str) -> Verdict | None:
     """The kept verdict on a release, None if it was never judged."""
     try:
-        return gates.Verdict.load(_path(Registry(home), release_id))
+        return Verdict.load(_path(Registry(home), release_id))
     except MissingArtifactError:
         return None
 

@@ -29,58 +29,66 @@ _EPOCH = date(1970, 1, 1)
 @dataclass(frozen=True)
 class Labels:
     """users: (G,) str. days: (G,) int32 days since 1970. sizes: (G,) rows of each. features: (R, F) float32.
-    relevant: (R,) int8, 1 for what the user took that day."""
+    worth: (R,) float32, the reward of what the user took that day, 0 for what was not taken."""
 
     users: np.ndarray
     days: np.ndarray
     sizes: np.ndarray
     features: np.ndarray
-    relevant: np.ndarray
+    worth: np.ndarray
+
+    @property
+    def gains(self) -> np.ndarray:
+        """(R,) int8 relevance to learn from: 1 for what was taken, 2 where that was worth more than its median."""
+        taken = self.worth > 0
+        middle = np.median(self.worth[taken]) if taken.any() else 0.0
+        gains: np.ndarray = taken.astype(np.int8) + (self.worth > middle).astype(np.int8)
+        return gains
 
     @staticmethod
     def none() -> Labels:
         """No groups."""
         return Labels(
             np.zeros(0, "U1"), np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros((0, len(FEATURES)), np.float32),
-            np.zeros(0, np.int8),
+            np.zeros(0, np.float32),
         )  # fmt: skip
 
     @staticmethod
-    def group(user: str, day: date, features: np.ndarray, relevant: np.ndarray, max_negatives: int) -> Labels:
-        """One group: all that is relevant, and at most so many drawn of the rest; none if nothing is relevant."""
-        relevant = relevant.astype(bool)
-        if not relevant.any():
+    def group(user: str, day: date, features: np.ndarray, worth: np.ndarray, max_negatives: int) -> Labels:
+        """One group: all that was taken, and at most so many drawn of the rest; none if nothing was."""
+        taken = np.flatnonzero(worth > 0)
+        if not len(taken):
             return Labels.none()
-        rest = np.flatnonzero(~relevant)
+        rest = np.flatnonzero(worth <= 0)
         if len(rest) > max_negatives:
             rest = np.random.default_rng(hash_seed("negatives", user, day)).permutation(rest)[:max_negatives]
-        rows = np.sort(np.concatenate([np.flatnonzero(relevant), rest]))
+        rows = np.sort(np.concatenate([taken, rest]))
         number = np.int32((day - _EPOCH).days)
         return Labels(
-            np.array([user]), np.array([number]), np.array([len(rows)]), features[rows], relevant[rows].astype(np.int8)
+            np.array([user]), np.array([number]), np.array([len(rows)]), features[rows], worth[rows].astype(np.float32)
         )
 
     @staticmethod
     def concat(parts: Sequence[Labels]) -> Labels:
         """All groups of all parts, in their order."""
         parts = [Labels.none(), *parts]
-        columns = zip(*((p.users, p.days, p.sizes, p.features, p.relevant) for p in parts), strict=True)
+        columns = zip(*((p.users, p.days, p.sizes, p.features, p.worth) for p in parts), strict=True)
         return Labels(*(np.concatenate(column) for column in columns))
 
     def where(self, keep: np.ndarray) -> Labels:
         """The groups of a mask, (G,) bool."""
         rows = np.repeat(keep, self.sizes)
-        return Labels(self.users[keep], self.days[keep], self.sizes[keep], self.features[rows], self.relevant[rows])
+        return Labels(self.users[keep], self.days[keep], self.sizes[keep], self.features[rows], self.worth[rows])
 
     def of_counted(self) -> Labels:
         """The rows that a counted source names, and the groups that are left with something relevant."""
         columns = [FEATURES.index(f"{source}_place") for source in COUNTED]
         rows = ~np.isnan(self.features[:, columns]).all(axis=1)
         group = np.repeat(np.arange(len(self.sizes)), self.sizes)
-        rows &= np.bincount(group[rows], weights=self.relevant[rows], minlength=len(self.sizes))[group] > 0
+        rows &= np.bincount(group[rows], weights=self.worth[rows], minlength=len(self.sizes))[group] > 0
         sizes = np.bincount(group[rows], minlength=len(self.sizes))
         keep = sizes > 0
-        return Labels(self.users[keep], self.days[keep], sizes[keep], self.features[rows], self.relevant[rows])
+        return Labels(self.users[keep], self.days[keep], sizes[keep], self.features[rows], self.worth[rows])
 
     def outside(self, fold: int) -> Labels:
         """The groups of users of every other fold."""
@@ -112,7 +120,7 @@ class Labels:
             "user_id": pa.array(np.repeat(self.users, self.sizes), pa.string()).dictionary_encode(),
             "day": np.repeat(self.days, self.sizes),
             "group": np.repeat(np.arange(len(self.sizes), dtype=np.int32), self.sizes),
-            "relevant": self.relevant,
+            "worth": self.worth,
         }
         columns = {name: self.features[:, place] for place, name in enumerate(FEATURES)}
         write_parquet(folder / _FILE, pa.table({**rows, **columns}))
@@ -131,7 +139,7 @@ class Labels:
             table.column("day").to_numpy()[starts].astype(np.int32),
             np.diff(np.append(starts, len(group))),
             np.stack([table.column(name).to_numpy() for name in FEATURES], axis=1),
-            table.column("relevant").to_numpy().astype(np.int8),
+            table.column("worth").to_numpy(),
         )
 
 

@@ -44,7 +44,10 @@ class LambdarankParams(Params):
 
 
 def train(labels: Labels, columns: Sequence[int], params: LambdarankParams, seed: int) -> Booster:
-    """Learn to put relevant candidates first (NDCG at 20). columns: of the features; the others are not seen."""
+    """Learn to put what was taken first, and of that what was worth most (NDCG at 20).
+
+    columns: of the features; the others are not seen.
+    """
     import lightgbm
 
     settings = {
@@ -64,7 +67,7 @@ def train(labels: Labels, columns: Sequence[int], params: LambdarankParams, seed
     }
     data = lightgbm.Dataset(
         labels.features[:, list(columns)],
-        labels.relevant,
+        labels.gains,
         group=labels.sizes,
         feature_name=[FEATURES[column] for column in columns],
         params={"verbosity": -1},

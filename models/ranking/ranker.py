@@ -57,6 +57,8 @@ _LISTS = pa.schema(
         "item_ids": pa.list_(pa.string()),
     }
 )
+_NAMED_ITEMS = 3  # the words of a smaller prefix are one title's
+_LEAST_WORTH = 1e-6  # of what was taken, whatever a recipe's reward says of it
 _VERBS = {"purchase": "bought", "buy": "bought", "order": "bought", "play": "played", "watch": "watched"}
 _VERBS |= {"view": "viewed", "click": "clicked", "read": "read", "listen": "heard", "rating": "rated"}
 
@@ -236,9 +238,12 @@ def _groups(retriever: RankedRetriever, asked: _Asked, max_negatives: int) -> La
     for protocol in PROTOCOLS:
         rows = zip(asked.queries, asked.relevant(protocol), asked.found[protocol], asked.tables[protocol], strict=True)
         for query, relevant, found, table in rows:
-            numbers = [retriever.shelf.number_of(item) for item in sorted(relevant)]
-            taken = np.isin(found.candidates.items, numbers)
-            groups.append(Labels.group(query.user_id, query.day, table, taken, max_negatives))
+            worth = np.zeros(len(found.candidates), dtype=np.float32)
+            for item in relevant:
+                reward = query.rewards.get(item)
+                at = found.candidates.items == retriever.shelf.number_of(item)
+                worth[at] = 1.0 if reward is None else max(reward, _LEAST_WORTH)
+            groups.append(Labels.group(query.user_id, query.day, table, worth, max_negatives))
     return Labels.concat(groups)
 
 
@@ -332,7 +337,7 @@ def _gains(ranker: Ranker) -> dict[str, float]:
 
 
 def prefix_words(items: pa.Table, sids: Path) -> dict[str, str]:
-    """ "c" and "c d" (the first codes of a SID) → up to two words that its items have in common."""
+    """ "c" and "c d" (the first codes of a SID) → the word or two that tell its items from the others best."""
     from models.semantic_ids.atlas import draw_atlas, read_terms
     from models.semantic_ids.table import SidTable
 
@@ -344,8 +349,8 @@ def prefix_words(items: pa.Table, sids: Path) -> dict[str, str]:
     found = {}
     for prefix in atlas.prefixes:
         for one in (prefix, *prefix.children):
-            if one.words:
-                found[" ".join(map(str, one.codes))] = " ".join(one.words[:2])
+            if one.words and one.num_items >= _NAMED_ITEMS:
+                found[" ".join(map(str, one.codes))] = one.words[0]
     return found
 
 

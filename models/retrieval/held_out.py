@@ -5,7 +5,8 @@ Not a stage: what the stages `ranker` and `scores` and the benchmarks ask.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -25,6 +26,7 @@ MASKED, PLAIN = PROTOCOLS = ("seen_masked", "not_masked")
 class Query:
     """A user-day that is held out. history: (item_id, epoch ms) before it, oldest first.
 
+    rewards: what the relevant items were worth, where that is known.
     Or one event of the day (leave-one-out): then the history goes up to that event.
     """
 
@@ -32,6 +34,7 @@ class Query:
     day: date
     history: list[tuple[str, int]]
     relevant: frozenset[str]
+    rewards: Mapping[str, float] = field(default_factory=dict, compare=False)
 
     @property
     def seen(self) -> frozenset[str]:
@@ -62,7 +65,13 @@ def read_sample(histories: Path, max_queries: int, seed: int, *, last_events: bo
 def to_queries(table: pa.Table) -> list[Query]:
     """Rows of QUERIES that have something relevant."""
     return [
-        Query(row["user_id"], row["day"], list(zip(row["item_ids"], row["timestamps"], strict=True)), relevant)
+        Query(
+            row["user_id"],
+            row["day"],
+            list(zip(row["item_ids"], row["timestamps"], strict=True)),
+            relevant,
+            dict(zip(row["relevant"], row.get("rewards") or (), strict=False)),
+        )
         for row in table.to_pylist()
         if (relevant := frozenset(row["relevant"]))
     ]

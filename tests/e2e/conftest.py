@@ -22,7 +22,7 @@ TINY = {
     "sft": {"steps": 6, "daily_steps": 3},
     "scores": {"sasrec_steps": 5, "width": 10},
     # six steps teach nothing: what is tested here is the loop, the gate's own limits are tested beside it
-    "gate": {"max_hallucination_rate": 1.0, "min_uniqueness": 0.0, "max_drop_se": 1e9, "max_behind_popularity_se": 1e9},
+    "gate": {"max_hallucination_rate": 1.0, "min_uniqueness": 0.0, "max_drop_se": 1e9, "max_behind_se": 1e9},
     "monitor": {"max_hallucination_percent": 100},
 }
 FIRST_DAY, AS_OF = "2024-01-01", "2024-01-12"

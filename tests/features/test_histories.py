@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from features import catalog, events, histories
 from features.catalog import Catalog, CatalogParams
 from features.events import EventsParams
-from features.histories import HistoriesParams, parse_reward, read_histories, read_last_events, read_pairs, read_queries
+from features.histories import (
+    HistoriesParams,
+    parse_reward,
+    read_histories,
+    read_labels,
+    read_last_events,
+    read_pairs,
+    read_queries,
+)
 from features.intake import rename
 from features.lake import EventSnapshot
 from features.landing import land
@@ -79,7 +87,7 @@ def millis(text: str) -> int:
 
 def test_by_hand(hand_home: Path, tmp_path: Path) -> None:
     out = run(hand_home, tmp_path / "out", reward="quantity * 2", min_pair_count=1)
-    tables = {"histories.parquet", "pairs.parquet", "queries.parquet", "last_events.parquet"}
+    tables = {f"{name}.parquet" for name in ("histories", "pairs", "queries", "last_events", "labels")}
     assert {p.name for p in out.iterdir()} == tables | {"stats.json"}
     (user,) = read_histories(out).to_pylist()
     # Two lines of one item and instant are one step (the larger reward); a cancellation is none; ties go by event id.
@@ -100,6 +108,14 @@ def test_by_hand(hand_home: Path, tmp_path: Path) -> None:
     ]
     last = [(q["user_id"], q["day"].day, q["item_ids"], q["relevant"]) for q in read_last_events(out).to_pylist()]
     assert last == [("u", 9, ["a", "b", "b", "c", "a", "c"], ["b"]), ("v", 9, [], ["b"])]
+    assert read_queries(out).column("rewards").to_pylist()[1:] == [[2.0], [2.0]]  # quantity * 2
+    labels = [
+        (q["user_id"], q["day"].day, q["item_ids"], q["relevant"], q["rewards"]) for q in read_labels(out).to_pylist()
+    ]
+    assert labels == [
+        ("u", 1, [], ["a", "b"], [10.0, 4.0]),
+        ("u", 6, ["a", "b"], ["b"], [1.0]),
+    ]
     stats = read_json(out / "stats.json")
     assert (stats["num_users"], stats["num_events"], stats["num_sessions"], stats["num_days"]) == (1, 4, 3, 3)
     assert stats["median_history_length"] == 4.0
@@ -174,11 +190,11 @@ def test_the_fast_path_equals_the_plain_one(world_home: Path, tmp_path: Path, pa
     )
     table = read_queries(out)
     assert table.schema.equals(QUERIES.schema)
-    assert [tuple(row.values()) for row in table.drop_columns("timestamps").to_pylist()] == queries
+    assert [tuple(row.values()) for row in table.drop_columns(["timestamps", "rewards"]).to_pylist()] == queries
     assert [len(row) for row in table.column("timestamps").to_pylist()] == [len(query[2]) for query in queries]
     table = read_last_events(out)
     assert table.schema.equals(QUERIES.schema)
-    assert [tuple(row.values()) for row in table.drop_columns("timestamps").to_pylist()] == last
+    assert [tuple(row.values()) for row in table.drop_columns(["timestamps", "rewards"]).to_pylist()] == last
     assert len(last) > 3
 
 

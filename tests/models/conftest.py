@@ -1,8 +1,10 @@
 """A world small enough to look at: 24 items, a random model, everything a retriever reads."""
 
 import datetime
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +30,7 @@ class World:
     index: Path
     histories: Path
     quantizer: Path
+    memory: Path
     item_ids: list[str]
     retired: frozenset[str]
     as_of: datetime.date
@@ -45,6 +48,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     from models.language.vocabulary import VocabularyParams
     from models.language.vocabulary import run as run_vocabulary
     from models.language.words import Vocabulary
+    from models.memory.memory import MemoryParams
+    from models.memory.memory import run as run_memory
     from models.retrieval.index import IndexParams
     from models.retrieval.index import run as run_index
     from models.semantic_ids.frozen_quantizer import Quantizer
@@ -66,7 +71,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     write_parquet(folder / "catalog" / "users.parquet", profiles)
 
     space = SidSpace((4, 3, 3))
-    for name in ("sids", "sft", "vocabulary", "index", "histories", "quantizer"):
+    names = ("catalog", "sids", "vocabulary", "sft", "index", "histories", "quantizer", "memory")
+    for name in names[1:]:
         (folder / name).mkdir()
     codes = generator.integers(0, space.sizes, (len(ids), 3)).astype(np.int32)
     codes[[5, 6, 7]] = codes[4]  # items behind one leaf
@@ -135,13 +141,40 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         query["relevant"] = [target]
     events = pa.Table.from_pylist(sorted(last, key=lambda query: query["user_id"]), QUERIES.schema)
     write_parquet(folder / "histories" / "last_events.parquet", events)
-    write_json(folder / "histories" / "stats.json", {"as_of": as_of.isoformat()})
+    write_parquet(folder / "histories" / "labels.parquet", QUERIES.schema.empty_table())
+    write_json(folder / "histories" / "stats.json", {"as_of": as_of.isoformat(), "action": "play"})
+    run_memory(MemoryParams(), catalog=folder / "catalog", histories=folder / "histories", out=folder / "memory")
     return World(
-        **{name: folder / name for name in ("catalog", "sids", "vocabulary", "sft", "index", "histories", "quantizer")},
+        **{name: folder / name for name in names},
         item_ids=ids,
         retired=retired,
         as_of=as_of,
     )
+
+
+@pytest.fixture(scope="session")
+def rank(world: World) -> Callable[..., Path]:
+    """(out, seed, width, base, previous, changes) → the stage `ranker` run on the world, or on other folders of it.
+
+    changes: other parameters than those of a ranker that learns from a handful of labels, and other inputs.
+    """
+    from models.ranking.candidates import CandidateParams
+    from models.ranking.lambdarank import LambdarankParams
+    from models.ranking.ranker import RankerParams, run
+
+    def make(out: Path, *, base: Path | None = None, previous: Path | None = None, **changes: Any) -> Path:
+        names = ("catalog", "histories", "sids", "vocabulary", "sft", "index", "memory")
+        inputs = {name: changes.pop(name, getattr(world, name)) for name in names}
+        seed, width = changes.pop("seed", 17), changes.pop("width", 10)
+        trees = LambdarankParams(rounds=5, leaves=3, min_leaf=2)
+        params = RankerParams(
+            **{"candidates": CandidateParams(width=width), "trees": trees, "min_queries": 2, **changes}
+        )
+        out.mkdir(parents=True)
+        run(params, **inputs, base=base, previous=previous, seed=seed, out=out)
+        return out
+
+    return make
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """A sealed release and a day of traffic, small and made by hand."""
 
+import copy
 import sys
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -23,6 +24,7 @@ SPACE = SidSpace((8, 4))
 NUM_ITEMS = 20
 ITEM_IDS = [f"item-{i:02d}" for i in range(NUM_ITEMS)]
 RETIRED = "item-19"
+SLICES = ("items/new", "items/tail", "history/cold")
 NASTY_TITLE = "<script>alert(1)</script> | `x` <a_3>"
 
 
@@ -32,32 +34,89 @@ def method(recall: float, error: float = 0.01) -> dict[str, dict[str, float]]:
     return {"seen_masked": dict(row), "not_masked": dict(row)}
 
 
-def make_scores(as_of: date, recall: float = 0.2, **changes: Any) -> dict[str, Any]:
-    """A scores.json of a good release."""
+def minus(methods: dict[str, Any], error: float = 0.004) -> dict[str, Any]:
+    """What is served minus each method whose figures are of these very queries, with its error paired by user."""
+    return {
+        name: {
+            protocol: {
+                "recall@10": methods["served"][protocol]["recall@10"] - row["recall@10"],
+                "recall@10_se": error,
+                "ndcg@10": methods["served"][protocol]["ndcg@10"] - row["ndcg@10"],
+                "ndcg@10_se": error / 2,
+            }
+            for protocol, row in figures.items()
+        }
+        for name, figures in methods.items()
+        if name != "served" and "from" not in figures
+    }
+
+
+def compared(methods: dict[str, Any]) -> dict[str, Any]:
+    """The three entries that say how methods compare."""
+    against = minus(methods)
+    return {"methods": methods, "served_minus": against, "model_gain": copy.deepcopy(against["without_model"])}
+
+
+def make_scores(as_of: date, recall: float = 0.3, **changes: Any) -> dict[str, Any]:
+    """A scores.json of a good release. recall: of what is served; every other method has its own."""
+    methods = {
+        "served": method(recall),
+        "without_model": method(0.28),
+        "model": method(0.2),
+        "memory": method(0.27),
+        "own": method(0.24),
+        "popularity": method(0.1),
+        "item_knn": method(0.25),
+        "sasrec": {"from": "2011-10-01", **method(0.15)},
+    }
+    slices = {
+        name: {p: {"num_queries": 90, "recall@10": 0.12} for p in ("seen_masked", "not_masked")} for name in SLICES
+    }
     return {
         "as_of": as_of.isoformat(),
         "protocol": "rolling",
         "num_queries": 500,
         "num_users": 200,
-        "methods": {
-            "model": method(recall),
-            "popularity": method(0.1),
-            "item_knn": method(0.25),
-            "sasrec": method(0.15),
+        **compared(methods),
+        "leave_one_out": {
+            "num_queries": 77,
+            **compared({"served": method(0.061), "without_model": method(0.05), "text_knn": method(0.043)}),
         },
-        "leave_one_out": {"num_queries": 77, "methods": {"model": method(0.061), "text_knn": method(0.043)}},
         "hallucination_rate": 0.02,
         "beam": make_certificate(),
         "num_invalid": 0,
         "coverage": 0.6,
         "effective_vocabulary": 11,
+        "shown": {name: {"coverage": 0.6, "effective_vocabulary": 11} for name in methods if name != "sasrec"},
         "slices": {"history": {"short": {"num_queries": 90, "recall@10": 0.12, "recall@10_se": 0.02}}},
+        "method_slices": {name: slices for name in methods if name != "sasrec"},
+        "ranker": {
+            "kind": "lambdarank",
+            "num_label_queries": 60,
+            "label_days": ["2011-10-24", "2011-10-30"],
+            "folds": 2,
+        },
         "daily": [
-            {"day": (as_of + timedelta(days=2)).isoformat(), "num_queries": 40, "recall@10": 0.3},
-            {"day": (as_of + timedelta(days=1)).isoformat(), "num_queries": 50, "recall@10": 0.22},
+            {"day": (as_of + timedelta(days=2)).isoformat(), "num_queries": 40, "recall@10": 0.4},
+            {"day": (as_of + timedelta(days=1)).isoformat(), "num_queries": 50, "recall@10": 0.32},
         ],
         **changes,
     }
+
+
+def make_old_scores(as_of: date, recall: float = 0.2, **changes: Any) -> dict[str, Any]:
+    """A scores.json of before there was a ranker: users got what its `model` proposed."""
+    scores = make_scores(as_of)
+    for key in ("served_minus", "model_gain", "method_slices", "shown", "ranker"):
+        del scores[key]
+    methods = {
+        "model": method(recall),
+        "popularity": method(0.1),
+        "item_knn": method(0.19),
+        "sasrec": method(0.15),
+    }
+    last_event = {"num_queries": 77, "methods": {"model": method(0.061), "text_knn": method(0.043)}}
+    return {**scores, "methods": methods, "leave_one_out": last_event, **changes}
 
 
 def make_certificate(**changes: Any) -> dict[str, Any]:

@@ -21,8 +21,9 @@ from monitoring.alerts import (
     read_alerts,
     record,
 )
-from monitoring.gates import Check, GateParams, Verdict
+from monitoring.gates import GateParams
 from monitoring.health import MonitorParams
+from monitoring.verdict import Check, Verdict
 from plumline.stage import load_params
 
 DAY = date(2011, 11, 1)
@@ -60,6 +61,7 @@ def test_every_watched_gauge_alerts_beyond_its_limit_and_only_there() -> None:
         ("beam_missed_items_percent", 10.0, 10.1),
         ("sid_uniqueness_percent", 50.0, 49.9),
         ("recall_over_popularity", 1.0, 0.999),
+        ("simple_methods_ahead", 0, 1),
         ("quarantined_rows", 10**9, None),
         ("unreported_days", 3, 4),
         ("drift_score", 1.0, 1.001),

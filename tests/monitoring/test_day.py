@@ -7,8 +7,8 @@ from types import ModuleType
 import pyarrow as pa
 
 from monitoring.day import gather
-from monitoring.gates import Check, Verdict
 from monitoring.health import MonitorParams
+from monitoring.verdict import Check, Verdict
 from plumline.tables import write_parquet
 from serving.pointers import add_tombstones
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from monitoring.gates import Check, GateParams, Verdict, judge
+from monitoring.gates import GateParams, judge
+from monitoring.verdict import Check, Verdict
 
 DAY = date(2011, 10, 31)
-BUDGET = GateParams(max_churn=0.5, min_churn_recall_gain=0.10, min_churn_gain_se=2.0, max_behind_popularity_se=0.0)
+BUDGET = GateParams(max_churn=0.5, min_churn_recall_gain=0.10, min_churn_gain_se=2.0, max_behind_se=0.0)
 
 
 def _moved(traffic: float | None, items: float = 0.4) -> dict[str, Any]:
@@ -27,8 +28,8 @@ def _judge_churn(
     error: float = 0.01,
 ) -> Verdict:
     scores, champion = example.make_scores(DAY), example.make_scores(DAY)
-    scores["methods"]["model"] = example.method(recall, error)
-    champion["methods"]["model"] = example.method(0.30, error)
+    scores["methods"]["served"] = example.method(recall, error)
+    champion["methods"]["served"] = example.method(0.30, error)
     report = example.make_sids_report() if churn is None else example.make_sids_report(churn=churn)
     return judge(scores, report, champion, params)
 
@@ -109,10 +110,10 @@ def test_churn_that_nothing_is_known_of_is_not_judged(
 
 def test_over_the_budget_without_a_recall_is_not_judged(example: ModuleType) -> None:
     scores = example.make_scores(DAY)
-    del scores["methods"]["model"]["not_masked"]["recall@10"]
+    del scores["methods"]["served"]["not_masked"]["recall@10"]
     verdict = judge(scores, example.make_sids_report(churn=_moved(0.7)), example.make_scores(DAY), BUDGET)
     assert not _check_of(verdict, "churn").valid
-    assert "(no figure) this release, 0.2 the champion" in _check_of(verdict, "churn").reason
+    assert "(no figure) this release, 0.3 the champion" in _check_of(verdict, "churn").reason
 
 
 def test_the_default_budget_lets_a_usual_retraining_pass_and_not_one_that_lost_its_names(example: ModuleType) -> None:

@@ -1,8 +1,15 @@
 """What speaks against a promotion although the gate passed the release."""
 
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from flows.steps import produce
 from flows.steps.produce import _of_other_code, objection_to
 from flows.steps.registry import Entry
 from plumline import artifact
+from plumline.errors import InputError
 
 
 class Known:
@@ -78,3 +85,11 @@ def test_another_recipe_seed_day_or_base_is_another_release():
 def test_an_entry_of_before_the_code_was_kept_is_not_recognised():
     old = made("a", code="old")
     assert _of_other_code(Listed(Entry(**{**old.__dict__, "code": ""})), PARTS) is None
+
+
+def test_a_limit_that_is_none_is_said_before_anything_is_made(home: Path, monkeypatch: pytest.MonkeyPatch):
+    recipe = home / "recipes" / "cpu_tiny.yaml"
+    recipe.write_text(recipe.read_text().replace("\ngate:\n", "\ngate:\n  popularity_blocks: once_beaten\n"))
+    monkeypatch.setattr(produce, "run_stages", lambda *_: pytest.fail("stages ran"))
+    with pytest.raises(InputError, match=r"cpu_tiny\.yaml: gate\.popularity_blocks: this setting is gone"):
+        produce.produce(home, as_of=date(2020, 1, 1), base="", previous="", kind="bootstrap")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from models.baselines.popularity import Popularity
 from models.baselines.sasrec import SasRec
 from models.evaluation import scores as scores_stage
 from models.evaluation.scores import ScoresParams, read_scores, run
+from models.ranking.ranker import read_lists
 from models.retrieval import beam_check
 from models.retrieval.beam_check import Certificate
 from models.retrieval.retriever import Request, Retriever
@@ -29,20 +31,32 @@ from plumline.tables import read_parquet, write_parquet
 
 SEED = 17
 PARAMS = ScoresParams(width=10, hallucination_queries=5, bootstrap_samples=50, sasrec_steps=3)
-
-
-def score(world: Any, out: Path, params: ScoresParams = PARAMS, base: Path | None = None, **changes: Path) -> Any:
-    names = ("catalog", "histories", "sids", "vocabulary", "sft", "index")
-    folders = {name: getattr(world, name) for name in names} | changes
-    out.mkdir(parents=True)
-    run(params, **folders, base=base, seed=SEED, out=out)
-    return read_scores(out)
+Score = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def scored(world: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+def ranker(rank: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return rank(tmp_path_factory.mktemp("ranker") / "out", seed=SEED)
+
+
+@pytest.fixture(scope="module")
+def score(world: Any, ranker: Path) -> Score:
+    """(out, params, base, changes) → scores.json of a run on the world, or on other folders of it."""
+
+    def make(out: Path, params: ScoresParams = PARAMS, base: Path | None = None, **changes: Path) -> Any:
+        names = ("catalog", "histories", "sids", "vocabulary", "sft", "index")
+        folders = {name: getattr(world, name) for name in names} | {"ranker": ranker} | changes
+        out.mkdir(parents=True)
+        run(params, **folders, base=base, seed=SEED, out=out)
+        return read_scores(out)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def scored(score: Score, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     out = tmp_path_factory.mktemp("scores") / "out"
-    return score(world, out), out
+    return score(out), out
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +101,7 @@ def test_model_figures_equal_plain_loops(
     world: Any, scored: Any, rows: list[dict[str, Any]], retriever: Retriever
 ) -> None:
     """Width 10 ends above the number of leaves for masked lists only, so the oracle asks with the same widths."""
-    scores, out = scored
+    scores, _ = scored
 
     def rank(row: dict[str, Any], seen: set[str]) -> list[str]:
         day = datetime.datetime.combine(row["day"], datetime.time(12), datetime.UTC)
@@ -103,13 +117,43 @@ def test_model_figures_equal_plain_loops(
 
     check(scores["methods"]["model"]["not_masked"], expected(rows, rank, masked=False))
     check(scores["methods"]["model"]["seen_masked"], expected(rows, rank, masked=True))
-    predictions = read_parquet(out / "predictions.parquet").to_pylist()
-    assert [(p["user_id"], p["day"]) for p in predictions] == [(row["user_id"], row["day"]) for row in rows]
-    assert [p["item_ids"] for p in predictions] == [rank(row, set()) for row in rows]
-    shown = {item for p in predictions for item in p["item_ids"]}
-    assert scores["coverage"] == pytest.approx(len(shown) / len(world.live))
-    assert 1 <= scores["effective_vocabulary"] <= len(shown)
+    shown = {item for row in rows for item in rank(row, set())}
+    assert scores["shown"]["model"]["coverage"] == pytest.approx(len(shown) / len(world.live))
     assert scores["num_unknown_history_items"] == sum("unknown" in row["item_ids"] for row in rows)
+
+
+def test_what_is_served_is_what_the_ranker_listed(
+    world: Any, scored: Any, ranker: Path, rows: list[dict[str, Any]]
+) -> None:
+    scores, out = scored
+    lists = read_lists(ranker)
+    for method in ("served", "without_model", "memory"):
+        for task, figures in (("next_day", scores["methods"]), ("leave_one_out", scores["leave_one_out"]["methods"])):
+            asked = rows if task == "next_day" else read_last_events(world.histories).to_pylist()
+            for protocol, masked in (("seen_masked", True), ("not_masked", False)):
+                made = lists[task, protocol, method]
+                wanted = expected(asked, lambda row, _, made=made: made[row["user_id"], row["day"]], masked)
+                check(figures[method][protocol], wanted)
+    predictions = read_parquet(out / "predictions.parquet").to_pylist()
+    served = lists["next_day", "not_masked", "served"]
+    assert [(p["user_id"], p["day"]) for p in predictions] == [(row["user_id"], row["day"]) for row in rows]
+    assert [p["item_ids"] for p in predictions] == [served[row["user_id"], row["day"]] for row in rows]
+    shown = {item for p in predictions for item in p["item_ids"]}
+    assert scores["coverage"] == scores["shown"]["served"]["coverage"] == pytest.approx(len(shown) / len(world.live))
+    assert 1 <= scores["effective_vocabulary"] <= len(shown)
+
+
+def test_served_minus_is_the_difference_of_the_methods(scored: Any) -> None:
+    for found in (scored[0], scored[0]["leave_one_out"]):
+        methods = found["methods"]
+        assert set(found["served_minus"]) == set(methods) - {"served"}
+        assert found["model_gain"] == found["served_minus"]["without_model"]
+        for name, by_protocol in found["served_minus"].items():
+            for protocol, row in by_protocol.items():
+                for measure in ("recall@10", "ndcg@10"):
+                    difference = methods["served"][protocol][measure] - methods[name][protocol][measure]
+                    assert row[measure] == pytest.approx(difference)
+                    assert row[f"{measure}_se"] >= 0
 
 
 def test_baseline_figures_equal_plain_loops(world: Any, scored: Any, rows: list[dict[str, Any]]) -> None:
@@ -145,8 +189,19 @@ def test_layout(world: Any, scored: Any, rows: list[dict[str, Any]]) -> None:
     model = scores["methods"]["model"]
     for protocol, figures in scores["sid_level"].items():
         assert figures["num_queries"] == model[protocol]["num_queries"]
-    methods = {"model", "popularity", "item_knn", "text_knn", "knn_sum", "star", "sasrec"}
-    assert set(scores["methods"]) == methods
+    rivals = {"popularity", "item_knn", "text_knn", "knn_sum", "star", "sasrec"}
+    assert set(scores["methods"]) == {"served", "without_model", "model", "memory"} | rivals
+    assert set(scores["shown"]) == set(scores["methods"])
+    few = {"items/new", "items/tail", "history/cold"}
+    assert {name: set(slices) for name, slices in scores["method_slices"].items()} == dict.fromkeys(
+        scores["methods"], few
+    )
+    assert scores["ranker"] == {
+        "kind": "lambdarank",
+        "num_label_queries": len(rows),
+        "label_days": ["2020-02-02", "2020-02-04"],
+        "folds": 2,
+    }
     for figures in (*scores["methods"].values(), scores["sid_level"]):
         assert set(figures) == {"seen_masked", "not_masked"}
         for row in figures.values():
@@ -156,7 +211,7 @@ def test_layout(world: Any, scored: Any, rows: list[dict[str, Any]]) -> None:
     assert [row["day"] for row in scores["daily"]] == days
     assert sum(row["num_queries"] for row in scores["daily"]) == len(rows)
     pooled = sum(row["num_queries"] * row["recall@10"] for row in scores["daily"]) / len(rows)
-    assert pooled == pytest.approx(scores["methods"]["model"]["not_masked"]["recall@10"])
+    assert pooled == pytest.approx(scores["methods"]["served"]["not_masked"]["recall@10"])
     new = {f"item{number:02d}" for number in range(7)}  # first seen on as_of, the day before, … six days before
     slices = scores["slices"]
     assert set(slices) == {"items", "history"}  # these items have neither topics nor channels
@@ -165,6 +220,7 @@ def test_layout(world: Any, scored: Any, rows: list[dict[str, Any]]) -> None:
     assert slices["items"]["new"]["not_masked"]["num_queries"] == wanted
     cold = sum(len(row["item_ids"]) <= 2 for row in rows)
     assert slices["history"]["cold"]["not_masked"]["num_queries"] == cold > 0
+    assert slices["items"]["new"] == scores["method_slices"]["served"]["items/new"]
 
 
 def test_leave_one_out_asks_for_the_last_event(world: Any, scored: Any, retriever: Retriever) -> None:
@@ -193,44 +249,47 @@ def test_leave_one_out_asks_for_the_last_event(world: Any, scored: Any, retrieve
         check(found["methods"]["item_knn"][protocol], wanted)
 
 
-def test_leave_one_out_can_be_left_out(world: Any, tmp_path: Path) -> None:
-    params = PARAMS.model_copy(update={"leave_one_out_queries": 0, "sasrec_steps": 0, "text_baselines": False})
-    assert "leave_one_out" not in score(world, tmp_path / "a", params)
-
-
-def test_twice_the_same_bytes(world: Any, scored: Any, tmp_path: Path) -> None:
-    score(world, tmp_path / "again")
-    for name in ("scores.json", "predictions.parquet"):
-        assert (tmp_path / "again" / name).read_bytes() == (scored[1] / name).read_bytes()
-
-
-def test_a_sample_is_drawn_by_the_seed(world: Any, tmp_path: Path, rows: list[dict[str, Any]]) -> None:
-    params = PARAMS.model_copy(update={"max_queries": 5, "sasrec_steps": 0, "text_baselines": False})
-    scores = score(world, tmp_path / "a", params)
+def test_what_the_ranker_left_out_is_left_out(
+    score: Score, rank: Callable[..., Path], tmp_path: Path, rows: list[dict[str, Any]]
+) -> None:
+    """No leave-one-out, and a sample of the queries: the ranker says how many were asked."""
+    ranker = rank(tmp_path / "ranker", seed=SEED, leave_one_out_queries=0, max_queries=5)
+    params = PARAMS.model_copy(update={"sasrec_steps": 0, "text_baselines": False})
+    scores = score(tmp_path / "a", params, ranker=ranker)
+    assert "leave_one_out" not in scores
     assert scores["num_queries"] == 5
-    assert set(scores["methods"]) == {"model", "popularity", "item_knn"}
+    assert set(scores["methods"]) == {"served", "without_model", "model", "memory", "popularity", "item_knn"}
     chosen = [(p["user_id"], p["day"]) for p in read_parquet(tmp_path / "a" / "predictions.parquet").to_pylist()]
     everyone = [(row["user_id"], row["day"]) for row in rows]
     assert [key for key in everyone if key in chosen] == chosen
 
 
-def test_with_a_base_sasrec_is_the_bases(world: Any, scored: Any, tmp_path: Path) -> None:
+def test_twice_the_same_bytes(score: Score, scored: Any, tmp_path: Path) -> None:
+    score(tmp_path / "again")
+    for name in ("scores.json", "predictions.parquet"):
+        assert (tmp_path / "again" / name).read_bytes() == (scored[1] / name).read_bytes()
+
+
+def test_with_a_base_sasrec_is_the_bases(world: Any, score: Score, scored: Any, tmp_path: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(scored[1], base / "scores")
-    scores = score(world, tmp_path / "day1", base=base)
+    scores = score(tmp_path / "day1", base=base)
     before = scored[0]["methods"]["sasrec"]
     assert scores["methods"]["sasrec"] == {"from": world.as_of.isoformat(), **before}
     write_json(base / "scores" / "scores.json", {**scores, "as_of": "2020-02-02"})
-    scores = score(world, tmp_path / "day2", base=base)
+    scores = score(tmp_path / "day2", base=base)
     assert scores["methods"]["sasrec"]["from"] == world.as_of.isoformat()  # not the day of the copy
     write_json(base / "scores" / "scores.json", {"as_of": "2020-02-02", "num_queries": 0, "methods": {}})
-    assert "sasrec" not in score(world, tmp_path / "day3", base=base)["methods"]
+    assert "sasrec" not in score(tmp_path / "day3", base=base)["methods"]
 
 
-def test_nothing_landed_after_as_of(world: Any, tmp_path: Path) -> None:
+def test_nothing_landed_after_as_of(world: Any, score: Score, rank: Callable[..., Path], tmp_path: Path) -> None:
     histories = shutil.copytree(world.histories, tmp_path / "histories")
     write_parquet(histories / "queries.parquet", QUERIES.schema.empty_table())
-    scores = score(world, tmp_path / "out", histories=histories)
+    write_parquet(histories / "last_events.parquet", QUERIES.schema.empty_table())
+    ranker = rank(tmp_path / "ranker", seed=SEED, histories=histories)
+    scores = score(tmp_path / "out", histories=histories, ranker=ranker)
+    assert scores["ranker"] == {"kind": "fusion", "num_label_queries": 0, "label_days": [], "folds": 2}
     assert scores["num_queries"] == 0
     assert scores["methods"] == {}
     predictions = read_parquet(tmp_path / "out" / "predictions.parquet")
@@ -259,5 +318,5 @@ def test_a_hundred_thousand_sids_are_certified_and_no_more(
     ) is certified
 
 
-def test_a_big_index_is_not_certified(world: Any, tmp_path: Path) -> None:
-    assert "beam" not in score(world, tmp_path / "out", params=PARAMS.model_copy(update={"beam_check_max_sids": 3}))
+def test_a_big_index_is_not_certified(score: Score, tmp_path: Path) -> None:
+    assert "beam" not in score(tmp_path / "out", params=PARAMS.model_copy(update={"beam_check_max_sids": 3}))
