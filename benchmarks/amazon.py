@@ -9,6 +9,10 @@ is. Everything is fitted on training events whose days were shuffled by the seed
 counts on the days as the file has them, successors only, so it learns which ids follow which in a file. The difference
 is what that order is worth, and why no figure of a method that sees it says much about next items.
 
+`without_model` and `served` are the ranker of the project over its memory, without and with the beams of `model` of the
+same seed and budget (`measuring.amazon_ranked`). Alone of all rows they learn from the validation items, an order of
+candidates and nothing else; what is counted are training events.
+
 --json is written after every row and read again, so a run that was stopped goes on where it was. --budget-minutes is
 the training time of one seed of the model. --quick: 2,000 users, one seed, few steps (≤ 2 minutes on two cores): a
 look, not a measurement.
@@ -17,11 +21,13 @@ look, not a measurement.
 import argparse
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -29,8 +35,9 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
+from benchmarks.measuring.amazon_ranked import PROTOCOLS, RankedParams, draw_rows, rank_all  # noqa: E402
 from benchmarks.measuring.hardware import hardware, versions  # noqa: E402
-from benchmarks.measuring.leave_one_out import CUTS, LeaveOneOut, measure, read_leave_one_out  # noqa: E402
+from benchmarks.measuring.leave_one_out import CUTS, LeaveOneOut, compare, measure, read_leave_one_out  # noqa: E402
 from models.baselines.item_knn import ItemKnn  # noqa: E402
 from models.baselines.knn_sum import KnnSum  # noqa: E402
 from models.baselines.popularity import Popularity  # noqa: E402
@@ -41,7 +48,9 @@ from models.baselines.text_knn import TextKnn  # noqa: E402
 from models.corpus.teacher import Teacher, TeacherParams  # noqa: E402
 from plumline import artifact  # noqa: E402
 
-PROTOCOLS = ("seen_masked", "not_masked")
+if TYPE_CHECKING:
+    from benchmarks.measuring.amazon_model import Trained
+
 MEASURES = tuple(f"{name}@{cut}" for cut in CUTS for name in ("recall", "ndcg"))
 FIRST_SEED, QUICK_USERS, K = 17, 2000, max(CUTS)
 
@@ -82,6 +91,10 @@ PUBLISHED = {
         "GRAM": (0.0375, 0.0256, 0.0554, 0.0314),
     },
 }
+
+
+LABEL_USERS = 6000
+"""Users whose validation items the rankers of the row `served` learn from: each asks the model once more."""
 
 
 @dataclass(frozen=True)
@@ -194,11 +207,62 @@ def run_sasrec(run: Run) -> Ranked:
     return rank(run, fit)
 
 
-def run_model(run: Run) -> Ranked:
-    from benchmarks.measuring.amazon_model import train_and_rank
+@lru_cache(maxsize=1)
+def counted_lists(task: LeaveOneOut, seed: int) -> tuple[dict[str, Any], float]:
+    """Lists of `memory` and `without_model`, and the minutes they took."""
+    began = time.perf_counter()
+    return rank_all(task, seed, RankedParams()), (time.perf_counter() - began) / 60
 
-    result = train_and_rank(run.task, seed=run.seed, budget_minutes=run.budget_minutes, quick=run.quick)
-    return Ranked(result.ranked, result.minutes, result.parameters, result.notes)
+
+def run_counted(run: Run, method: str) -> Ranked:
+    lists, minutes = counted_lists(run.task, run.seed)
+    return Ranked(lists[method], minutes)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model, and what it answers. hits: "test": of every test query; "labels": of label_rows."""
+
+    trained: "Trained"
+    label_rows: np.ndarray
+    hits: dict[str, list[list[tuple[str, float]]]]
+
+
+@lru_cache(maxsize=1)
+def asked_model(task: LeaveOneOut, seed: int, budget_minutes: float, quick: bool) -> Model:
+    """The model of the rows `model` and `served`, trained once for both."""
+    from benchmarks.measuring.amazon_model import QUICK, AmazonParams, train_model
+
+    rows = draw_rows(len(task.validation), LABEL_USERS, seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        trained = train_model(task, Path(scratch), seed, budget_minutes, QUICK if quick else AmazonParams())
+        labels = trained.hits([task.validation[row] for row in rows.tolist()])
+        return Model(trained, rows, {"test": trained.hits(task.test), "labels": labels})
+
+
+def run_model(run: Run) -> Ranked:
+    asked = asked_model(run.task, run.seed, run.budget_minutes, run.quick)
+    items = [[item for item, _ in found] for found in asked.hits["test"]]  # both protocols are read off one list of 50
+    model = asked.trained
+    return Ranked(dict.fromkeys(PROTOCOLS, items), model.minutes, model.parameters, model.notes)
+
+
+def run_served(run: Run) -> Ranked:
+    asked = asked_model(run.task, run.seed, run.budget_minutes, run.quick)
+    lists = rank_all(
+        run.task,
+        run.seed,
+        RankedParams(),
+        codes_of=asked.trained.codes_of,
+        hits_of=asked.hits,
+        label_rows=asked.label_rows,
+    )
+    gains = {}
+    for protocol in PROTOCOLS:
+        gain = compare(lists["served"][protocol], lists["without_model"][protocol], run.task, protocol == PROTOCOLS[0])
+        gains[protocol] = {"means": gain.means, "standard_errors": gain.standard_errors}
+    notes = {"budget_minutes": run.budget_minutes, "label_users": len(asked.label_rows), "model_gain": gains}
+    return Ranked(lists["served"], asked.trained.minutes, asked.trained.parameters, notes)
 
 
 @dataclass(frozen=True)
@@ -210,6 +274,7 @@ class Method:
     trained: bool = False
 
 
+RANKED = RankedParams().to_json()
 METHODS = {
     "popularity": Method(run_popularity),
     "item_knn": Method(run_item_knn, KNN),
@@ -220,6 +285,9 @@ METHODS = {
     "item_knn file order": Method(run_file_order, FILE_KNN),
     "sasrec": Method(run_sasrec, SASREC, trained=True),
     "model": Method(run_model, trained=True),
+    "memory": Method(partial(run_counted, method="memory"), RANKED),
+    "without_model": Method(partial(run_counted, method="without_model"), RANKED, trained=True),
+    "served": Method(run_served, {**RANKED, "label_users": LABEL_USERS}, trained=True),
 }
 
 
@@ -246,7 +314,7 @@ def _key(name: str, run: Run) -> str:
     settings: list[Any] = [METHODS[name].params, run.quick, len(run.task.test)]
     if name == "star":
         settings.append(star_encoder(run.quick))
-    if name == "model":
+    if name in ("model", "served"):
         from benchmarks.measuring.amazon_model import params_of
 
         settings += [run.budget_minutes, params_of(run.quick)]
@@ -269,6 +337,15 @@ def table(rows: list[dict[str, Any]], name: str) -> Iterator[str]:
                 minutes = np.mean([row["minutes"] for row in those])
                 yield f"{method:24s} {cells}{len(those):5d}  {minutes:7.1f}  {those[0]['parameters']:10,d}"
         yield ""
+        gains = [row["notes"]["model_gain"][protocol] for row in rows if row["method"] == "served"]
+        if gains:
+            yield f"model_gain (served - the same without the model, {len(gains)} seed(s)): " + ", ".join(
+                f"{name} {np.mean([g['means'][name] for g in gains]):+.4f} ± "
+                f"{np.mean([g['standard_errors'][name] for g in gains]):.4f}"
+                for name in ("recall@10", "ndcg@10")
+            )
+            yield "without_model and served learned the order of candidates from the validation items"
+            yield ""
     if published := PUBLISHED.get(name):
         yield "published by others, not measured here (SASRec and S3-Rec: seen masked; the others: not stated)"
         for method, figures in published.items():

@@ -22,6 +22,8 @@ from plumline.schema import EVENTS, ITEMS, TIMESTAMP, USERS, conform
 _SYLLABLES = ("ba", "do", "fi", "ga", "hu", "ka", "lo", "mi", "na", "po", "ra", "se", "ti", "vu", "wo", "zy")
 _DAY = 86_400_000_000  # microseconds
 _TRIES = 6
+STRAY = 0.1
+"""Share of the choices by taste whose topic is any, all alike."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,8 @@ class Truth:
     """What made the world. Rows of items and users as in the tables.
 
     topic: of every item. successor: row of the next item in the chain. birth, death: first day an item can be seen and
-    first day it cannot (0 = first day of the world; far beyond the last for items that never retire).
-    All of shape (num_items,).
+    first day it cannot (0 = first day of the world; far beyond the last for items that never retire). popularity:
+    weight among the items of the topic. All of shape (num_items,).
     taste: preferred topic at the start and at the end, shape (num_users, 2).
     chained: whether an event (row of the events table) followed the chain, shape (num_events,).
     """
@@ -39,6 +41,7 @@ class Truth:
     successor: np.ndarray
     birth: np.ndarray
     death: np.ndarray
+    popularity: np.ndarray
     taste: np.ndarray
     chained: np.ndarray
 
@@ -131,7 +134,7 @@ def make_world(
         items=_items(rng, topic_N, birth_N, death_N, duration_N, origin, num_days, topics),
         users=_users(rng, num_users),
         events=conform(events, EVENTS),
-        truth=Truth(topic_N, next_N, birth_N, death_N, taste_UP, chained_e),
+        truth=Truth(topic_N, next_N, birth_N, death_N, popularity_N, taste_UP, chained_e),
     )
 
 
@@ -169,7 +172,7 @@ def _choose(
             break
         drifted = rng.random(len(open_rows)) < progress[open_rows]
         topics = np.where(drifted, taste[open_rows, 1], taste[open_rows, 0])
-        stray = rng.random(len(open_rows)) < 0.1
+        stray = rng.random(len(open_rows)) < STRAY
         topics = np.where(stray, rng.integers(0, len(shelves.starts) - 1, len(open_rows)), topics)
         items = shelves.draw(rng, topics)
         available = (items >= 0) & (birth_N[items] <= days[open_rows]) & (days[open_rows] < death_N[items])

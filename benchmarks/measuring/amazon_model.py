@@ -8,9 +8,8 @@ with items drawn from a training-free teacher (models/corpus/teacher.py), which 
 """
 
 import json
-import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.measuring.datasets import count_pairs
-from benchmarks.measuring.leave_one_out import LeaveOneOut
+from benchmarks.measuring.leave_one_out import LeaveOneOut, Query
 from models.corpus.examples import Examples, ExamplesBuilder
 from models.corpus.teacher import Teacher, TeacherParams, draw
 from models.language.model import LanguageParams, build_language_model, save_language_model
@@ -77,16 +76,6 @@ def params_of(quick: bool) -> dict[str, Any]:
     return {**vars(params), "teacher": params.teacher.model_dump()}
 
 
-@dataclass(frozen=True)
-class ModelResult:
-    """ranked: protocol → a list of item ids a test query, best first. minutes: of wall clock, training alone."""
-
-    ranked: dict[str, list[list[str]]]
-    minutes: float
-    parameters: int
-    notes: dict[str, Any]
-
-
 class _NextEvent(Retriever):
     """The retriever with the prompt that this benchmark trains: the history, and the next SID follows at once."""
 
@@ -96,28 +85,30 @@ class _NextEvent(Retriever):
         return Prompt([*_opening(words), *words.sid_token_ids(np.array(known)).reshape(-1).tolist()], 0)
 
 
-def train_and_rank(
-    task: LeaveOneOut,
-    *,
-    seed: int,
-    budget_minutes: float,
-    quick: bool,
-    split: str = "test",
-    params: AmazonParams | None = None,
-) -> ModelResult:
-    """Train for about budget_minutes (SIDs included) and rank all items for every query of the split.
+@dataclass(frozen=True)
+class Trained:
+    """A model that can be asked. minutes: of wall clock, training alone."""
 
-    Both protocols are read off one list of 50 and more items: beams are many more than ten, and an item that a query
-    has seen is taken out of the list by the measure.
-    """
-    params = params or (QUICK if quick else AmazonParams())
-    with tempfile.TemporaryDirectory() as scratch:
-        return _train_and_rank(task, Path(scratch), seed, budget_minutes, split, params)
+    retriever: Retriever
+    minutes: float
+    parameters: int
+    notes: dict[str, Any]
+
+    @property
+    def codes_of(self) -> Mapping[str, tuple[int, ...]]:
+        """Item id → SID."""
+        return self.retriever.codes_of
+
+    def hits(self, queries: Sequence[Query]) -> list[list[tuple[str, float]]]:
+        """The items of the WIDTH best beams of each query with their scores, best first; seen ones are among them."""
+        requests = [Request(history=list(zip(q.item_ids, q.timestamps, strict=True))) for q in queries]
+        return [
+            [(hit.item_id, hit.score) for hit in found] for found in self.retriever.retrieve(requests, WIDTH, WIDTH)
+        ]
 
 
-def _train_and_rank(
-    task: LeaveOneOut, folder: Path, seed: int, budget_minutes: float, split: str, params: AmazonParams
-) -> ModelResult:
+def train_model(task: LeaveOneOut, folder: Path, seed: int, budget_minutes: float, params: AmazonParams) -> Trained:
+    """Train for about budget_minutes, SIDs included. folder: of what is made on the way."""
     from models.language.model import pick_device
     from models.training.loop import train
 
@@ -175,11 +166,8 @@ def _train_and_rank(
         device=pick_device(),
     )
     asked = _NextEvent(**{f.name: getattr(retriever, f.name) for f in fields(Retriever)})
-    requests = [Request(history=list(zip(q.item_ids, q.timestamps, strict=True))) for q in task.queries(split)]
-    hits = asked.retrieve(requests, WIDTH, WIDTH)
-    ranked = [[hit.item_id for hit in found] for found in hits]
-    return ModelResult(
-        ranked={"seen_masked": ranked, "not_masked": ranked},
+    return Trained(
+        retriever=asked,
         minutes=minutes,
         parameters=metrics["parameters"],
         notes={

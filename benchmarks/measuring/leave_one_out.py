@@ -52,7 +52,7 @@ class Query:
         return frozenset(self.item_ids)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LeaveOneOut:
     """A benchmark: items (ITEMS, sorted by item_id), histories (HISTORIES, training events alone, sorted by user_id,
     each in the order of `position`), and one query a user of each split, sorted by user_id.
@@ -117,6 +117,25 @@ def measure(ranked: Sequence[Sequence[str]], task: LeaveOneOut, masked: bool, sp
     masked: items of the query are taken out of the lists before the cut, which shortens a list that holds them; nothing
     is taken out of what is relevant. Raises ValueError for another number of lists, or a list that repeats an item.
     """
+    return _summary(_values(ranked, task, masked, split), len(ranked))
+
+
+def compare(
+    ranked: Sequence[Sequence[str]], other: Sequence[Sequence[str]], task: LeaveOneOut, masked: bool
+) -> Figures:
+    """`measure` of one method less another on the test items: errors are of the difference, paired by user."""
+    ours, theirs = (_values(lists, task, masked, "test") for lists in (ranked, other))
+    return _summary({name: ours[name] - theirs[name] for name in ours}, len(ranked))
+
+
+def _summary(values: dict[str, np.ndarray], num_queries: int) -> Figures:
+    spread = {name: each.std(ddof=1) / np.sqrt(len(each)) if len(each) > 1 else 0.0 for name, each in values.items()}
+    means = {name: float(each.mean()) if len(each) else 0.0 for name, each in values.items()}
+    return Figures(num_queries, means, {name: float(error) for name, error in spread.items()})
+
+
+def _values(ranked: Sequence[Sequence[str]], task: LeaveOneOut, masked: bool, split: str) -> dict[str, np.ndarray]:
+    """Every measure of every query."""
     queries = task.queries(split)
     if len(ranked) != len(queries):
         raise ValueError(f"{len(ranked)} lists for {len(queries)} {split} queries; give one a query, in their order")
@@ -128,14 +147,8 @@ def measure(ranked: Sequence[Sequence[str]], task: LeaveOneOut, masked: bool, sp
         lists.append([item for item in items if item not in seen])
     hits = metrics.hit_matrix(lists, [[query.relevant] for query in queries], max(CUTS))
     one = np.ones(len(queries), dtype=np.int64)
-    means, errors = {}, {}
-    for name, function in (("recall", metrics.recall), ("ndcg", metrics.ndcg)):
-        for cut in CUTS:
-            values = function(hits[:, :cut], one)
-            means[f"{name}@{cut}"] = float(values.mean()) if len(values) else 0.0
-            spread = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
-            errors[f"{name}@{cut}"] = float(spread)
-    return Figures(len(queries), means, errors)
+    both = (("recall", metrics.recall), ("ndcg", metrics.ndcg))
+    return {f"{name}@{cut}": function(hits[:, :cut], one) for name, function in both for cut in CUTS}
 
 
 def read_leave_one_out(folder: Path) -> LeaveOneOut:

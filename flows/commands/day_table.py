@@ -1,4 +1,7 @@
-"""The table that `make day` prints: what the models reach, what was served, what it cost, where to look next."""
+"""The tables that `make day` prints: what is served and its rivals, what the model adds, what it cost, what is next.
+
+Figures are of the bootstrap, since it alone trains every rival; the releases after it have a line each.
+"""
 
 import io
 import shlex
@@ -10,17 +13,28 @@ from typing import Any
 from flows.commands.traffic_check import TrafficCheck
 from flows.steps.registry import Entry, Registry
 from flows.steps.runs import read_run
+from monitoring.methods import (
+    LEGEND,
+    MODEL,
+    PROTOCOL_WORDS,
+    PROTOCOLS,
+    SERVED,
+    WITHOUT_MODEL,
+    Measure,
+    Protocol,
+    gain_in_words,
+    label,
+    methods_of,
+    model_gain,
+    number,
+    served_method,
+)
 from plumline import artifact
 
-_METHODS = {
-    "model": "Plumline",
-    "popularity": "popularity",
-    "item_knn": "item-kNN",
-    "text_knn": "text kNN",
-    "knn_sum": "kNN sum",
-    "star": "STAR",
-    "sasrec": "SASRec",
-}
+_MEASURES: dict[Measure, str] = {"recall@10": "R@10", "ndcg@10": "N@10"}
+_SLICES = {"items/new": "new items", "items/tail": "tail items", "history/cold": "cold users"}
+_SLICED = (SERVED, WITHOUT_MODEL, MODEL, "memory", "own", "sasrec")
+"""Methods whose slices are shown: what is served, its parts, and the strongest rival that learns."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +62,15 @@ class DayTable:
 
         out = io.StringIO()
         console = Console(file=out, width=100, no_color=True, markup=False, emoji=False)
-        for table in (self._quality(), self._releases(), self._seconds()):
-            console.print(table)
-            console.print()
+        scores = self.releases[0]["scores"]
+        console.print(_next_days(scores))
+        for line in _in_words(scores):
+            console.print(line)
+        console.print()
+        for table in (_slices(scores), _last_events(scores), self._releases(), self._seconds()):
+            if table is not None:
+                console.print(table)
+                console.print()
         served = self.traffic
         console.print(
             f"served    {served.num_requests} requests, {served.num_items} items, invalid {served.num_invalid}, "
@@ -71,27 +91,6 @@ class DayTable:
             ("plumline serve", "the same over HTTP, until Ctrl-C: see docs/tutorial.md"),
         ]
 
-    def _quality(self) -> Any:
-        from rich.table import Table
-
-        scores = self.releases[0]["scores"]
-        title = (
-            f"Next days after {scores['as_of']}: {scores['num_queries']} user-days, {scores['num_users']} users, "
-            "item level, full ranking, "
-            "± standard error (R Recall, N NDCG)"
-        )
-        table = Table(title=title)
-        for heading in ("method", "R@10 seen masked", "N@10 seen masked", "R@10 not masked", "N@10 not masked"):
-            table.add_column(heading, justify="left" if heading == "method" else "right")
-        for method, name in _METHODS.items():
-            figures = scores.get("methods", {}).get(method)
-            if figures:
-                cells = [
-                    _figure(figures[p], m) for p in ("seen_masked", "not_masked") for m in ("recall@10", "ndcg@10")
-                ]
-                table.add_row(name, *cells)
-        return table
-
     def _releases(self) -> Any:
         from rich.table import Table
 
@@ -99,10 +98,13 @@ class DayTable:
         rows = {
             "release": lambda r: r["release_id"],
             "gate": lambda r: r["verdict"],
-            "R@10 not masked, days after": lambda r: _model_recall(r["scores"]),
+            "served, R@10 not masked": lambda r: _figure(
+                r["scores"], served_method(r["scores"]), "not_masked", "recall@10"
+            ),
+            "model gain, R@10 not masked": lambda r: str(model_gain(r["scores"], "not_masked") or "-"),
             "SIDs of no item, no index": lambda r: _percent(r["scores"].get("hallucination_rate")),
             "beams miss, items/probability": lambda r: _missed(r["scores"].get("beam")),
-            "invalid SIDs, constrained": lambda r: str(r["scores"].get("num_invalid", "-")),
+            "invalid items in lists": lambda r: str(r["scores"].get("num_invalid", "-")),
             "items / SID uniqueness": lambda r: f"{r['sids']['num_items']} / {r['sids']['uniqueness']:.2%}",
             "collisions / largest bucket": lambda r: f"{r['sids']['collisions']} / {r['sids']['largest_bucket']}",
             "CPT tokens/s": lambda r: _speed(r["run"], "cpt"),
@@ -156,14 +158,84 @@ def day_table(home: Path, first: date, traffic: TrafficCheck, report: Path, user
     return DayTable(tuple(row(entry) for entry in lineage), traffic, report, user)
 
 
-def _figure(figures: dict[str, float], name: str) -> str:
-    return f"{figures[name]:.4f} ± {figures[f'{name}_se']:.4f}"
+def _next_days(scores: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    title = (
+        f"Next days after {scores['as_of']}: {scores['num_queries']} user-days, {scores['num_users']} users\n"
+        "item level, full ranking, ± standard error (R Recall, N NDCG)"
+    )
+    return _compared(Table(title=title), scores)
 
 
-def _model_recall(scores: dict[str, Any]) -> str:
-    """A release without a landed day after it was not scored."""
-    model = scores.get("methods", {}).get("model")
-    return _figure(model["not_masked"], "recall@10") if model else "-"
+def _last_events(scores: dict[str, Any]) -> Any:
+    """Leave-one-out, which benchmarks of sequential recommendation ask for; None if it was not measured."""
+    from rich import box
+    from rich.table import Table
+
+    asked = scores.get("leave_one_out", {})
+    if not asked.get("num_queries"):
+        return None
+    title = f"Leave-one-out: the last event of these days, of {asked['num_queries']} users known up to it"
+    return _compared(Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False), asked)
+
+
+def _compared(table: Any, scores: dict[str, Any]) -> Any:
+    """A row a method, and what the language model adds."""
+    columns = [(protocol, measure) for protocol in PROTOCOLS for measure in _MEASURES]
+    table.add_column("method")
+    for protocol, measure in columns:
+        table.add_column(f"{_MEASURES[measure]} {PROTOCOL_WORDS[protocol]}", justify="right")
+    names = methods_of(scores)
+    for method in names:
+        cells = [_figure(scores, method, protocol, measure) for protocol, measure in columns]
+        table.add_row(label(scores, method), *cells, end_section=method == names[-1])
+    if served_method(scores) == SERVED:
+        table.add_row("model gain", *(str(model_gain(scores, p, m) or "-") for p, m in columns))
+    return table
+
+
+def _in_words(scores: dict[str, Any]) -> list[str]:
+    """What the names and the model gain mean; nothing of a release without a ranker."""
+    if served_method(scores) != SERVED:
+        return []
+    gains = {protocol: model_gain(scores, protocol) for protocol in PROTOCOLS}
+    said = [f"{words[0].upper()}{words[1:]}." for p, gain in gains.items() if (words := gain_in_words(gain, p))]
+    return [*said, "model gain: served minus without model, paired by user.", LEGEND]
+
+
+def _slices(scores: dict[str, Any]) -> Any:
+    """New and rare items, new users, and how much of the catalogue is shown; None of a release without a ranker."""
+    from rich.table import Table
+
+    by_method = scores.get("method_slices")
+    if not by_method:
+        return None
+    table = Table(title="R@10 seen masked / not masked by kind of item and user (queries), and how much is shown")
+    table.add_column("method")
+    for name, words in _SLICES.items():
+        asked = (by_method.get(SERVED, {}).get(name, {}).get(p, {}).get("num_queries", 0) for p in PROTOCOLS)
+        table.add_column(f"{words}\n({' / '.join(f'{num:,}' for num in asked)})", justify="right")
+    table.add_column("coverage", justify="right")
+    table.add_column("effective\nvocabulary", justify="right")
+    for method in (method for method in methods_of(scores) if method in _SLICED):
+        cells = [
+            " / ".join(_short(number(by_method, method, name, p, "recall@10")) for p in PROTOCOLS) for name in _SLICES
+        ]
+        coverage, vocabulary = (number(scores, "shown", method, key) for key in ("coverage", "effective_vocabulary"))
+        shown = "-" if vocabulary is None else f"{vocabulary:,.0f}"
+        table.add_row(label(scores, method), *cells, _percent(coverage), shown)
+    return table
+
+
+def _figure(scores: dict[str, Any], method: str, protocol: Protocol, measure: Measure) -> str:
+    """A release without a landed day after it was not scored, a protocol may have had no query."""
+    value, error = (number(scores, "methods", method, protocol, key) for key in (measure, f"{measure}_se"))
+    return "-" if value is None else f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _percent(value: float | None) -> str:
