@@ -37,7 +37,8 @@ class GateParams(Params):
     """Share of SIDs that are no item's, of a search without the index (codes are held to their level), above which the
     model does not speak SIDs."""
     min_uniqueness: float = 0.50
-    """Share of items that are alone on their SID before the tie-break digit; less means a collapsed codebook."""
+    """Share of items alone on their SID before the tie-break digit, of those whose content no other item has: less is a
+    collapsed codebook. Of all items, the digit included: less, and nothing tells them apart."""
     popularity_blocks: Literal["always", "once_beaten"] = "always"
     """When losing to popularity keeps a release out. once_beaten: only if the champion beats it, since otherwise what
     would go on serving is no better (or nothing at all, for a first release); the alert is raised in any case."""
@@ -169,9 +170,7 @@ def judge(
             "share of SIDs of no item, search without index",
         ),
         _beam_certificate(scores),
-        _at_least(
-            "uniqueness", _number(sids_report, "uniqueness"), params.min_uniqueness, "share of items alone on a SID"
-        ),
+        *_uniqueness(sids_report, params),
         *_against_methods(scores, champion_scores, params),
     ]
     if champion_scores is not None:
@@ -265,6 +264,18 @@ def _beam_certificate(scores: Mapping[str, Any]) -> Check:
     if not isinstance(holds, bool):
         return Check(name, None, None, False, f"does not say whether it holds: {said}", valid=False)
     return Check(name, None, None, holds, f"{'holds' if holds else 'broken'}: {said}")
+
+
+def _uniqueness(sids_report: Mapping[str, Any], params: GateParams) -> Iterator[Check]:
+    """An older report knows no contents and is judged as if all differed."""
+    own, names = _number(sids_report, "content_uniqueness"), ("uniqueness", "uniqueness_with_tie_break")
+    found, told_apart = (_number(sids_report, name) for name in names)
+    what = "share of items alone on a SID"
+    if own is None:
+        yield _at_least(names[0], found, params.min_uniqueness, what)
+        return
+    yield _at_least(names[0], found, params.min_uniqueness * own, f"{what} ({own:.4g} have content of their own)")
+    yield _at_least(names[1], told_apart, params.min_uniqueness, f"{what}, the tie-break included")
 
 
 def _beats_popularity(scores: Mapping[str, Any] | None, protocol: Protocol) -> bool:
