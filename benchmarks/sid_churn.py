@@ -68,6 +68,12 @@ class Trained:
     seed: int
     item_ids: list[str]
     codes: np.ndarray
+    codebooks: tuple[int, ...]
+
+    @property
+    def table(self) -> SidTable:
+        """As the stage sids would make it, without a tie-break."""
+        return extend_table(None, self.item_ids, self.codes, self.codebooks, 0)
 
 
 def take_snapshot(data: DataSet, as_of: date, params: EmbeddingsParams, folder: Path) -> Snapshot:
@@ -84,16 +90,15 @@ def train(snapshot: Snapshot, params: QuantizerParams, seed: int, old: Trained |
     """A quantiser of one seed and its codes. old: whose codes it inherits."""
     file = VectorFile(snapshot.folder)
     start = {"retraining_start": "previous" if old else "kmeans"}
-    followed = extend_table(None, old.item_ids, old.codes, params.codebooks, 0) if old else None
-    quantizer = fit(file, snapshot.pairs, params.model_copy(update=start), seed, followed)
+    quantizer = fit(file, snapshot.pairs, params.model_copy(update=start), seed, old.table if old else None)
     codes = np.concatenate([part for _, part in quantizer.encode_blocks(file.blocks(), 1)])
-    return Trained(snapshot, seed, file.item_ids(), codes)
+    return Trained(snapshot, seed, file.item_ids(), codes, quantizer.codebooks)
 
 
 def compare(old: Trained, new: Trained, params: QuantizerParams) -> dict[str, Any]:
     """Churn from one training to the next, as the stage sids reports it; traffic is the newer snapshot's."""
-    table: SidTable = extend_table(None, old.item_ids, old.codes, params.codebooks, 0)
-    names = align(table, new.item_ids, new.codes, params.codebooks)
+    table = old.table
+    names = align(table, new.item_ids, new.codes, new.codebooks)
     renamed = np.stack([new_names[new.codes[:, level]] for level, new_names in enumerate(names)], axis=1)
     before = churn(table, new.item_ids, new.codes, new.snapshot.traffic)
     after = churn(table, new.item_ids, renamed, new.snapshot.traffic)

@@ -11,8 +11,9 @@ from pathlib import Path
 from prefect import flow
 
 from flows.steps.calendar import days_to_process
+from flows.steps.foresight import ForeseenError
 from flows.steps.produce import Made, produce, refuse_unless_promoted
-from flows.steps.publish_day import publish_day
+from flows.steps.publish_day import publish_day, push_features
 from flows.steps.registry import Registry
 from flows.steps.restarts import give_up_after_too_many_starts
 from plumline.errors import RefusedError
@@ -27,23 +28,33 @@ def daily(
     """Make the releases of the missing days up to `as_of` (ISO date; None: the last day that another day follows).
 
     max_days: at most so many, oldest first. Raises RefusedError if there is no champion to continue from, or, after all
-    days were tried, if the gate turned a fresh one down (unless not raise_refusal).
+    days were tried, if the gate turned a fresh one down (unless not raise_refusal) or would turn down whatever is
+    trained for a day.
     """
     give_up_after_too_many_starts()
     folder = Path(home)
     days = days_to_process(folder, date.fromisoformat(as_of) if as_of else None)
     if not days:
         say("every landed day has its release; nothing to do")
-    made = []
+    made, foreseen = [], []
     for day in days[:max_days]:
         champion = read_pointer(folder / "releases")
         if champion is None:
             raise RefusedError("no champion to continue from; run plumline bootstrap first")
         base = _base_of(folder, day, champion.release_id)
-        made.append(produce(folder, as_of=day, base=base, previous="", kind="daily"))
-        publish_day(folder, made[-1])
-    if len(days) > len(days[:max_days]):
-        say(f"{len(days) - len(made)} more landed days wait; plumline daily --as-of {days[-1]} makes them all")
+        try:
+            made.append(produce(folder, as_of=day, base=base, previous="", kind="daily"))
+        except ForeseenError as refusal:
+            foreseen.append(refusal)
+            push_features(str(folder), day.isoformat())  # the champion answers on, and knows the day's histories
+        else:
+            publish_day(folder, made[-1])
+    if waiting := days[len(days[:max_days]) :]:
+        say(f"{len(waiting)} more landed days wait; plumline daily --as-of {days[-1]} makes them all")
+    for later in foreseen[1:]:
+        say(str(later))
+    if foreseen:
+        raise foreseen[0]
     for one in made if raise_refusal else ():
         refuse_unless_promoted(one)
     return made

@@ -41,7 +41,8 @@ class GateParams(Params):
     """Share of SIDs that are no item's, of a search without the index (codes are held to their level), above which the
     model does not speak SIDs."""
     min_uniqueness: float = 0.50
-    """Share of items that are alone on their SID before the tie-break digit; less means a collapsed codebook."""
+    """Share of items alone on their SID before the tie-break digit, of those whose content no other item has: less is a
+    collapsed codebook. Of all items, the digit included: less, and nothing tells them apart."""
     max_behind_se: float = Field(default=2.0, ge=0)
     """Standard errors of the difference by which a simpler method or a rival may be ahead of what is served and it
     still counts as noise; 0: none."""
@@ -105,9 +106,7 @@ def judge(
             "share of SIDs of no item, search without index",
         ),
         _beam_certificate(scores),
-        _at_least(
-            "uniqueness", number(sids_report, "uniqueness"), params.min_uniqueness, "share of items alone on a SID"
-        ),
+        *_uniqueness(sids_report, params),
         *against_methods(scores, params.protocol, params.max_behind_se),
         *on_model_gain(scores),
     ]
@@ -184,6 +183,18 @@ def _beam_certificate(scores: Mapping[str, Any]) -> Check:
     if not isinstance(holds, bool):
         return Check(name, None, None, False, f"does not say whether it holds: {said}", valid=False)
     return Check(name, None, None, holds, f"{'holds' if holds else 'broken'}: {said}")
+
+
+def _uniqueness(sids_report: Mapping[str, Any], params: GateParams) -> Iterator[Check]:
+    """An older report knows no contents and is judged as if all differed."""
+    own, names = number(sids_report, "content_uniqueness"), ("uniqueness", "uniqueness_with_tie_break")
+    found, told_apart = (number(sids_report, name) for name in names)
+    what = "share of items alone on a SID"
+    if own is None:
+        yield _at_least(names[0], found, params.min_uniqueness, what)
+        return
+    yield _at_least(names[0], found, params.min_uniqueness * own, f"{what} ({own:.4g} have content of their own)")
+    yield _at_least(names[1], told_apart, params.min_uniqueness, f"{what}, the tie-break included")
 
 
 def _against_champion(

@@ -10,7 +10,6 @@ from typing import Any
 from monitoring.methods import (
     MODEL,
     NOISE_SE,
-    PLAIN_NAMES,
     PROTOCOLS,
     SERVED,
     WITHOUT_MODEL,
@@ -18,9 +17,11 @@ from monitoring.methods import (
     Protocol,
     difference,
     gain_in_words,
+    measured_for,
     methods_of,
     model_gain,
     number,
+    plain_name,
     served_method,
     signed,
 )
@@ -69,7 +70,7 @@ def _against(
 ) -> Check:
     served, found = served_method(scores), difference(scores, method, protocol)
     recalls = ", ".join(
-        f"{PLAIN_NAMES.get(name, name)} {show(number(scores, 'methods', name, protocol, 'recall@10'))}"
+        f"{plain_name(name)} {show(number(scores, 'methods', name, protocol, 'recall@10'))}"
         for name in (served, method)
     )
     name = f"{protocol}/{method}"
@@ -79,12 +80,12 @@ def _against(
     behind = found.is_behind(max_behind_se)
     reason = f"recall@10 {recalls}: {found} ({_error_in_words(scores, method, found)}), at least {signed(limit)}"
     if found.value < 0:
-        reason += f"; {PLAIN_NAMES.get(method, method)} is better" + ("" if behind else ", within noise")
+        reason += f"; {plain_name(method)} is better" + ("" if behind else ", within noise")
     return Check(name, found.value, limit, not behind, reason, blocking=blocking)
 
 
 def _error_in_words(scores: Mapping[str, Any], method: str, found: Difference) -> str:
     if found.paired:
         return "paired by user"
-    measured = scores["methods"][method].get("from")
+    measured = measured_for(scores, method)
     return "errors taken as independent" + (f", figures of {measured}" if measured else "")

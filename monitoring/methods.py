@@ -61,11 +61,10 @@ class Difference:
 
 def number(values: Any, *path: str) -> float | None:
     """A finite number below nested keys, or None."""
-    for key in path:
-        values = values.get(key) if isinstance(values, Mapping) else None
-    if isinstance(values, bool) or not isinstance(values, int | float) or not math.isfinite(values):
+    found = _at(values, *path)
+    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
         return None
-    return float(values)
+    return float(found)
 
 
 def signed(value: float) -> str:
@@ -75,8 +74,7 @@ def signed(value: float) -> str:
 
 def methods_of(scores: Mapping[str, Any]) -> list[str]:
     """The methods of a scores.json in the order of PLAIN_NAMES, unknown ones behind them."""
-    methods = scores.get("methods")
-    names = set(methods) if isinstance(methods, Mapping) else set()
+    names = set(scores.get("methods") or ())
     return [*(name for name in PLAIN_NAMES if name in names), *sorted(names.difference(PLAIN_NAMES))]
 
 
@@ -85,14 +83,22 @@ def served_method(scores: Mapping[str, Any]) -> str:
     return SERVED if SERVED in methods_of(scores) else MODEL
 
 
+def plain_name(method: str) -> str:
+    """A method's name for people; one that is not known has its own."""
+    return PLAIN_NAMES.get(method, method)
+
+
+def measured_for(scores: Mapping[str, Any], method: str) -> str:
+    """The as_of of the older release that a method's figures were measured for, "" if they are this one's."""
+    return str(_at(scores, "methods", method, "from") or "")
+
+
 def label(scores: Mapping[str, Any], method: str) -> str:
     """A method's name for people; with its day if its figures were measured for an older release."""
-    name = PLAIN_NAMES.get(method, method)
     if method == MODEL == served_method(scores):
-        return f"{name} (served)"
-    figures = scores.get("methods", {}).get(method)
-    measured = figures.get("from") if isinstance(figures, Mapping) else None
-    return f"{name} of {measured}" if measured else name
+        return f"{plain_name(method)} (served)"
+    measured = measured_for(scores, method)
+    return f"{plain_name(method)} of {measured}" if measured else plain_name(method)
 
 
 def difference(
@@ -127,6 +133,12 @@ def gain_in_words(gain: Difference | None, protocol: Protocol) -> str:
     if gain.is_behind():
         return f"the language model makes what is served worse: {where}; docs/training.md"
     return f"the language model adds nothing measurable: {where}; docs/training.md"
+
+
+def _at(values: Any, *path: str) -> Any:
+    for key in path:
+        values = values.get(key) if isinstance(values, Mapping) else None
+    return values
 
 
 def _read(scores: Mapping[str, Any], *path: str, measure: Measure) -> Difference | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from prefect import task
 from prefect.artifacts import create_table_artifact
 
+from flows.steps.foresight import foresee
 from flows.steps.graph import graph_version, read_graph, read_params, upstream
 from flows.steps.promotion import promote
 from flows.steps.registry import Entry, Registry
@@ -40,7 +41,8 @@ def produce(home: Path, *, as_of: date, base: str, previous: str, kind: str, ane
     base: release id to continue from, "" to learn everything anew. previous: release id whose SIDs a retraining
     follows, "" for none. kind: "bootstrap", "daily" or "retrain", for people; what is made follows from the others.
     anew: also if there is a release that differs from the one asked for in nothing but the code that made it.
-    Raises RefusedError when a stage refuses its input; a refusal of the gate is no exception but `promoted` False.
+    Raises RefusedError when a stage refuses its input, ForeseenError where nothing that is trained could pass the
+    gate; a refusal of the gate itself is no exception but `promoted` False.
     """
     registry = Registry(home)
     values = {**read_params(home), "as_of": as_of.isoformat(), "base": _folder(base), "previous": _folder(previous)}
@@ -63,7 +65,7 @@ def produce(home: Path, *, as_of: date, base: str, previous: str, kind: str, ane
         for release_id in filter(None, (base, previous)):
             registry.restore(release_id)
         began = time.time()
-        finished = run_stages(graph, names, values, home)
+        finished = run_stages(graph, names, values, home, foresee(home, base=base, previous=previous))
         entry = seal_and_publish(str(home), base, previous, kind, parts)
         record_run(home, entry.release_id, parts["code"], finished, began)
     return _judge_and_promote(home, entry, fresh=True)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,9 +106,20 @@ def execute(name: str, argv: list[str], home: Path) -> Finished:
     return Finished(name, seconds, skipped="already done" in last)
 
 
-def run_stages(graph: dict[str, Stage], names: list[str], values: dict[str, str], home: Path) -> list[Finished]:
-    """Run stages in order inside a flow, one task each."""
-    return [run_stage(name, launched(name, graph[name].argv(sys.executable, values)), str(home)) for name in names]
+def run_stages(
+    graph: dict[str, Stage],
+    names: list[str],
+    values: dict[str, str],
+    home: Path,
+    after: Mapping[str, Callable[[], None]] | None = None,
+) -> list[Finished]:
+    """Run stages in order inside a flow, one task each. after: stage → what is called when it is finished."""
+    finished = []
+    for name in names:
+        finished.append(run_stage(name, launched(name, graph[name].argv(sys.executable, values)), str(home)))
+        if after is not None and name in after:
+            after[name]()
+    return finished
 
 
 def launched(name: str, argv: list[str]) -> list[str]:

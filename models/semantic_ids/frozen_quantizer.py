@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from models.semantic_ids.assignment import Assigner, Codebook, Layer, bits_for, exponent_for, in_threads, to_fixed
 from models.semantic_ids.vectors import Vectors
@@ -29,8 +29,10 @@ class QuantizerParams(Params):
     """`rqvae`: trained encoders, one a modality; `rq_kmeans`: principal components and k-means of the residuals."""
     modalities: tuple[str, ...] | None = None
     """Modalities that are fused; null: all that the embeddings have. One alone is TIGER's single embedding."""
-    codebooks: tuple[int, ...] = Field(default=(2048, 1024, 512), min_length=1)
-    """Codes of each level; falling (PLUM 2.1.2: 2048 / 2^(level-1)) or all alike (TIGER)."""
+    codebooks: tuple[int, ...] | Literal["auto"] = (2048, 1024, 512)
+    """Codes of each level; falling (PLUM 2.1.2: 2048 / 2^(level-1)) or all alike (TIGER). `auto`: by the number of
+    contents in the catalogue (`models.semantic_ids.codebook_sizes`); a retraining keeps those of the release it
+    follows, since others would move every SID."""
     latent_dimensions: int = Field(default=64, ge=1)
     """Width of z and of a code."""
     hidden: int = Field(default=256, ge=1)
@@ -72,6 +74,20 @@ class QuantizerParams(Params):
     """Least share of codes of each level in use; less is a collapse and refused."""
     perplexity_floor: float = Field(default=0.2, ge=0, le=1)
     """Least perplexity of each level as a share of its codes; less is a collapse and refused."""
+
+    @field_validator("codebooks", mode="before")
+    @classmethod
+    def _sizes_or_auto(cls, value: Any) -> Any:
+        sizes = list(value) if isinstance(value, list | tuple) else []
+        if value == "auto" or (sizes and all(type(size) is int and size >= 1 for size in sizes)):
+            return value
+        raise ValueError("give auto, or the number of codes of each level, such as [256, 256]")
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Codes of each level, where they are numbers; a quantiser that is trained has them."""
+        assert self.codebooks != "auto", "models.semantic_ids.quantizer.sized comes first"
+        return self.codebooks
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 reads   embeddings; histories: co-occurrence pairs; base: its quantizer, adopted as it is; previous: the release whose
         names of codes a retraining keeps (`models.semantic_ids.alignment`)
-writes  model.safetensors, config.json, report.json (per level usage, perplexity, gini; reconstruction per modality),
+writes  model.safetensors, config.json, report.json (num_contents: different vectors, content_uniqueness: share of items
+        whose vector no other has; per level usage, perplexity, gini; reconstruction per modality),
         alignment.json (with previous: how the codes were renamed)
 run     python -m models.semantic_ids.quantizer --params recipes/cpu_tiny.yaml --embeddings … --histories … \\
             --base= --previous= --seed 17 --out artifacts/quantizer
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from models.semantic_ids.codebook_sizes import Contents, codebook_sizes
 from models.semantic_ids.frozen_quantizer import Quantizer, QuantizerParams
 from models.semantic_ids.table import SidTable, describe_levels
 from models.semantic_ids.vectors import VectorFile
@@ -45,7 +47,8 @@ def run(
 
     file = VectorFile(embeddings)
     old = None if previous is None else SidTable.load(previous / "sids")
-    quantizer = fit(file, read_pairs(histories), params, seed, old)
+    contents = Contents.of(file, params.modalities)
+    quantizer = fit(file, read_pairs(histories), sized(params, contents.number, old), seed, old)
     codes, reconstruction = measure(quantizer, file)
     if old is not None:
         from models.semantic_ids.alignment import align
@@ -57,22 +60,45 @@ def run(
     quantizer.save(out)
     report: dict[str, Any] = {
         "num_items": file.num_items,
+        "num_contents": contents.number,
+        "content_uniqueness": contents.uniqueness,
         "levels": describe_levels(codes, quantizer.codebooks),
         "reconstruction": reconstruction,
     }
     artifact.write_json(out / "report.json", report)
     summary = ", ".join(f"{level['used']}/{level['size']}" for level in report["levels"])
     say(f"quantizer: codes in use {summary}; unexplained variance {reconstruction}")
+    if params.codebooks == "auto":  # sized for the contents, so judged by them: a title that half of the items share
+        levels = describe_levels(codes[contents.first], quantizer.codebooks)
+        report = {**report, "num_items": contents.number, "levels": levels}
     refuse_collapse(report, params)
+
+
+def sized(params: QuantizerParams, num_contents: int, old: SidTable | None = None) -> QuantizerParams:
+    """The same with numbers for codebooks `auto`: those of `old`, or by the number of contents. Says which."""
+    if params.codebooks != "auto":
+        return params
+    wanted = codebook_sizes(num_contents)
+    sizes = wanted if old is None else old.space.sizes[: old.prefixes.shape[1]]
+    if sizes == wanted:
+        say(f"quantizer: codebooks {list(sizes)} for {num_contents:,} different contents")
+    else:
+        say(
+            f"quantizer: codebooks {list(sizes)} of the release that this one follows, so that SIDs keep their names; "
+            f"for {num_contents:,} different contents plumline bootstrap would take {list(wanted)}, and move every SID"
+        )
+    return params.model_copy(update={"codebooks": sizes})
 
 
 def fit(
     file: VectorFile, pairs: "pa.Table", params: QuantizerParams, seed: int, old: SidTable | None = None
 ) -> Quantizer:
     """A quantiser of either kind, from at most max_items of the file's items. pairs: PAIRS rows. old: see
-    `retraining_start`."""
+    `sized` and `retraining_start`."""
     from models.semantic_ids.quantizer_training import neighbours_of, sample_rows, train
 
+    if params.codebooks == "auto":
+        params = sized(params, Contents.of(file, params.modalities).number, old)
     item_ids = file.item_ids()
     neighbours = neighbours_of(pairs, item_ids, params.neighbours)
     rows = sample_rows(neighbours, params.max_items, seed)
@@ -109,7 +135,7 @@ def refuse_collapse(report: dict[str, Any], params: QuantizerParams) -> None:
 
     A corpus of less than four items a code of the largest codebook is not judged: it cannot fill the codes.
     """
-    if report["num_items"] < 4 * max(params.codebooks):
+    if report["num_items"] < 4 * max(level["size"] for level in report["levels"]):
         return
     for number, level in enumerate(report["levels"], start=1):
         evenness = level["perplexity"] / level["size"]

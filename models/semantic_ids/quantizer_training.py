@@ -96,7 +96,7 @@ def _train(corpus: Corpus, params: QuantizerParams, seed: int, old_codes_NL: np.
     generator = np.random.default_rng(hash_seed("quantizer", "batches", seed))
     model = Rqvae(
         [values.shape[1] for values in corpus.inputs],
-        params.codebooks,
+        params.sizes,
         hidden=params.hidden,
         latent=params.latent_dimensions,
         beta=params.beta,
@@ -110,7 +110,7 @@ def _train(corpus: Corpus, params: QuantizerParams, seed: int, old_codes_NL: np.
     optimizer = torch.optim.Adam(model.parameters(), lr=params.learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(num_steps, 1))
     averages = ExponentialMovingAverage(model, params.ema_decay) if params.codebook_update == "ema" else None
-    chosen = [np.zeros(size, np.int64) for size in params.codebooks]
+    chosen = [np.zeros(size, np.int64) for size in params.sizes]
     batches = _batches(corpus, params, generator)
     for step in tqdm(range(num_steps), desc="quantizer", mininterval=1.0):
         if step == params.warmup_steps:
@@ -174,7 +174,7 @@ def _masks(
     """r of every item of a batch, anchors first, then the partners of `paired`, who are compared at the same level."""
     if not params.progressive_masking:
         return None
-    num_levels = generator.integers(1, len(params.codebooks) + 1, num_anchors)
+    num_levels = generator.integers(1, len(params.sizes) + 1, num_anchors)
     return torch.from_numpy(np.concatenate([num_levels, num_levels[paired]]))
 
 
@@ -203,4 +203,4 @@ def _freeze(model: Rqvae, corpus: Corpus, widths: dict[str, int], params: Quanti
         reached = {"input": inputs, "hidden": hidden, "modality": parts, "latent": [model.encode(inputs, masks)]}
         for name, values in reached.items():
             largest[name] = max(largest[name], *(float(v.abs().max()) for v in values))
-    return Quantizer.freeze("rqvae", widths, params.codebooks, weights, largest)
+    return Quantizer.freeze("rqvae", widths, params.sizes, weights, largest)

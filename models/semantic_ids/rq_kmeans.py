@@ -31,7 +31,7 @@ def train(vectors: Vectors, params: QuantizerParams, seed: int, old_codes_NL: np
     random_state = hash_seed("kmeans", seed) % 2**32
     num_items = len(vectors.item_ids)
     corpus = normalise(vectors, sparse.csr_array((num_items, num_items)))
-    rows = sample_points(num_items, max(params.codebooks), random_state)
+    rows = sample_points(num_items, max(params.sizes), random_state)
     x_ND = np.concatenate([values.numpy()[rows] for values in corpus.inputs], axis=1)
     with threadpool_limits(limits=1):
         num_components = min(params.latent_dimensions, *x_ND.shape)
@@ -44,7 +44,7 @@ def train(vectors: Vectors, params: QuantizerParams, seed: int, old_codes_NL: np
         "project.weight": components_ZD.astype(np.float32),
         "project.bias": np.zeros(len(components_ZD)),
     }
-    for level, size in enumerate(params.codebooks):
+    for level, size in enumerate(params.sizes):
         centres = start_codebook(residual, level, size, random_state, old)
         weights[f"codebooks.{level}"] = centres
         chosen = nearest_codes(torch.from_numpy(residual), torch.from_numpy(centres))
@@ -53,4 +53,4 @@ def train(vectors: Vectors, params: QuantizerParams, seed: int, old_codes_NL: np
         weights[f"mean.{place}"], weights[f"scale.{place}"] = mean, np.array([scale], np.float32)
     largest = {"input": float(np.abs(x_ND).max(initial=0)), "latent": float(np.abs(z_NZ).max(initial=0))}
     weights = {name: np.ascontiguousarray(values, np.float32) for name, values in weights.items()}
-    return Quantizer.freeze("rq_kmeans", vectors.widths, params.codebooks, weights, largest)
+    return Quantizer.freeze("rq_kmeans", vectors.widths, params.sizes, weights, largest)

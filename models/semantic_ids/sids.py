@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import field_validator
 
+from models.semantic_ids.codebook_sizes import tie_break_size
 from models.semantic_ids.frozen_quantizer import Quantizer
 from models.semantic_ids.table import SidTable, bucket_sizes, describe_levels
 from models.semantic_ids.vectors import VectorFile
@@ -38,17 +39,18 @@ TieBreakBy = Literal["item_id", "arrival"]
 
 
 class SidsParams(Params):
-    tie_break: int = Field(default=0, ge=0)
-    """Capacity of a SID: codes of the last level, which tells items of equal codes apart; 0: no such level."""
+    tie_break: int | Literal["auto"] = 0
+    """Capacity of a SID: codes of the last level, which tells items of equal codes apart; 0: no such level. `auto`: as
+    many as the catalogue needs (`models.semantic_ids.codebook_sizes`), from 16; with a base the base's."""
     tie_break_by: TieBreakBy = "item_id"
     """What gives an item its digit: its id alone (one table for every order of arrival), or the order of arrival."""
 
-    @field_validator("tie_break")
+    @field_validator("tie_break", mode="before")
     @classmethod
-    def _tells_apart(cls, value: int) -> int:
-        if value == 1:
-            raise ValueError("a tie-break level of one code tells nothing apart; give 0 or at least 2")
-        return value
+    def _tells_apart(cls, value: Any) -> Any:
+        if value == "auto" or (type(value) is int and (value == 0 or value >= 2)):
+            return value
+        raise ValueError("a tie-break level of one code tells nothing apart; give auto, 0 or at least 2")
 
 
 def run(
@@ -69,26 +71,41 @@ def run(
         )
     frozen = Quantizer.load(quantizer)
     known = None if base is None else _read_base(base, frozen, params)
+    old = None if previous is None else SidTable.load(previous / "sids")
     file = VectorFile(embeddings)
     item_ids: list[str] = []
     codes = [np.zeros((0, len(frozen.codebooks)), np.int64)]
     for block, part in frozen.encode_blocks(file.blocks()):
         item_ids += block.item_ids
         codes.append(part)
+    prefixes = np.concatenate(codes)
     table = extend_table(
         known,
         item_ids,
-        np.concatenate(codes),
+        prefixes,
         frozen.codebooks,
-        params.tie_break,
+        _tie_break(params, prefixes, known, old),
         params.tie_break_by,
-        digits=None if previous is None else _digits_to_keep(SidTable.load(previous / "sids")),
+        digits=None if old is None else _digits_to_keep(old),
     )
     table.save(out)
     report = describe_table(table)
-    if previous is not None:
-        report["churn"] = _describe_churn(SidTable.load(previous / "sids"), table, quantizer, histories)
+    trained = quantizer / "report.json"
+    if trained.is_file() and "content_uniqueness" in (about := artifact.read_json(trained)):
+        report["content_uniqueness"] = about["content_uniqueness"]
+    if old is not None:
+        report["churn"] = _describe_churn(old, table, quantizer, histories)
     artifact.write_json(out / "report.json", report)
+
+
+def _tie_break(params: SidsParams, prefixes: np.ndarray, known: SidTable | None, old: SidTable | None) -> int:
+    """Digits of the tie-break, 0 for none. By itself: the base's, or what is needed and no less than before."""
+    if params.tie_break != "auto":
+        return params.tie_break
+    if known is not None:
+        return known.space.sizes[-1] if known.tie_break else 0
+    before = old.space.sizes[-1] if old is not None and old.tie_break else 0
+    return max(tie_break_size(prefixes), before)
 
 
 def extend_table(
@@ -156,7 +173,8 @@ def describe_table(table: SidTable) -> dict[str, Any]:
 
     num_items; uniqueness: share of items with a SID of their own, tie-break digit left out (as in PLUM, table 4);
     uniqueness_with_tie_break; collisions: items that share their full SID with another; largest_bucket: most items
-    behind one full SID; levels: `describe_levels` of every level.
+    behind one full SID; levels: `describe_levels` of every level. The stage adds content_uniqueness, the quantizer's:
+    the share of items that could be alone, since no other item has their content.
     """
     num_items = len(table.item_ids)
     buckets, prefix_buckets = bucket_sizes(table.codes), bucket_sizes(table.prefixes)
@@ -198,7 +216,8 @@ def _read_base(base: Path, frozen: Quantizer, params: SidsParams) -> SidTable:
             "or leave the base out to make all SIDs anew"
         )
     known = SidTable.load(base / "sids")
-    if known.space.sizes != ((*frozen.codebooks, params.tie_break) if params.tie_break else frozen.codebooks):
+    wanted = (params.tie_break,) if params.tie_break else ()
+    if params.tie_break != "auto" and known.space.sizes != (*frozen.codebooks, *wanted):
         raise InputError(
             f"sids.tie_break is {params.tie_break} but the SIDs of {base} have levels {known.space.sizes}; "
             "keep the base's value, or leave the base out to make all SIDs anew"

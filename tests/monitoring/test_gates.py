@@ -118,6 +118,34 @@ def test_collapsed_codebook_is_kept_out(example: ModuleType) -> None:
     assert verdict.failures[0].reason == "0.3 share of items alone on a SID, at least 0.5"
 
 
+def test_a_codebook_is_asked_for_no_more_than_the_contents_give(example: ModuleType) -> None:
+    """Of ten items four have content of their own: half of those alone on a SID, and half of all with the tie-break."""
+    scores = example.make_scores(DAY)
+    for alone, told_apart, failed in (
+        (0.2, 0.5, []),
+        (0.199, 1.0, ["uniqueness"]),
+        (0.4, 0.499, ["uniqueness_with_tie_break"]),
+        (0.1, 0.1, ["uniqueness", "uniqueness_with_tie_break"]),
+    ):
+        figures = {"uniqueness": alone, "uniqueness_with_tie_break": told_apart, "content_uniqueness": 0.4}
+        verdict = judge(scores, example.make_sids_report(**figures), None, PARAMS)
+        assert [check.name for check in verdict.failures] == failed
+        checks = {check.name: check for check in verdict.checks}
+        assert checks["uniqueness"].limit == pytest.approx(0.2)
+        assert checks["uniqueness"].reason == (
+            f"{alone:.4g} share of items alone on a SID (0.4 have content of their own), at least 0.2"
+        )
+        assert checks["uniqueness_with_tie_break"].reason == (
+            f"{told_apart:.4g} share of items alone on a SID, the tie-break included, at least 0.5"
+        )
+
+
+def test_contents_are_known_and_what_is_told_apart_is_not(example: ModuleType) -> None:
+    report = example.make_sids_report(content_uniqueness=1.0)
+    del report["uniqueness_with_tie_break"]
+    assert judge(example.make_scores(DAY), report, None, PARAMS).status == "invalid"
+
+
 @pytest.mark.parametrize(("protocol", "passes"), [("seen_masked", False), ("not_masked", True)])
 def test_protocol_decides_which_recall_blocks(example: ModuleType, protocol: Any, passes: bool) -> None:
     scores = _change(example.make_scores(DAY), "served_minus|popularity|seen_masked|recall@10", -0.05)

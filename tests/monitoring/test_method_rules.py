@@ -96,6 +96,22 @@ def test_a_method_that_must_be_there_and_is_not_leaves_nothing_to_judge_by(examp
     assert check.reason.endswith(" (no figure)")
 
 
+def test_what_is_missing_where_the_recipe_does_not_look_blocks_nothing(example: ModuleType) -> None:
+    scores = example.make_scores(DAY)
+    del scores["methods"]["own"]["seen_masked"]
+    check = _checks(scores)["seen_masked/own"]
+    assert (check.passed, check.valid, check.blocking) == (False, False, False)
+
+
+def test_a_method_that_has_no_name_for_people_is_a_rival_all_the_same(example: ModuleType) -> None:
+    scores = example.make_scores(DAY)
+    scores["methods"]["zoo"] = example.method(0.4)
+    check = _checks(scores)["not_masked/zoo"]
+    assert (check.passed, check.blocking) == (False, True)
+    assert check.reason.startswith("recall@10 served 0.3, zoo 0.4: −0.1000 ± 0.0141 (errors taken as independent)")
+    assert check.reason.endswith("; zoo is better")
+
+
 @pytest.mark.parametrize("method", ["item_knn", "sasrec"])
 def test_a_rival_may_be_left_out_but_not_be_without_a_figure(example: ModuleType, method: str) -> None:
     scores = example.make_scores(DAY)

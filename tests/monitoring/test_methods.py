@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from monitoring.methods import (
+    LEGEND,
     PLAIN_NAMES,
+    PROTOCOL_WORDS,
+    PROTOCOLS,
     SIMPLE,
     Difference,
     difference,
@@ -17,6 +20,7 @@ from monitoring.methods import (
     methods_of,
     model_gain,
     number,
+    plain_name,
     served_method,
     signed,
 )
@@ -42,8 +46,24 @@ def test_methods_stand_in_one_order_under_plain_names(example: ModuleType) -> No
     said = [label(scores, name) for name in names]
     assert said[:5] == ["served", "without model", "model", "memory", "own"]
     assert said[-3:] == ["SASRec of 2011-10-01", "another", "zoo"]
-    assert set(SIMPLE) < set(PLAIN_NAMES)
-    assert not {"served", "without_model", "model", "sasrec"} & set(SIMPLE)
+
+
+def test_names_for_people() -> None:
+    simple = {
+        "memory": "memory",
+        "own": "own",
+        "popularity": "popularity",
+        "item_knn": "item-kNN",
+        "text_knn": "text kNN",
+        "knn_sum": "kNN sum",
+        "star": "STAR",
+    }
+    learned = {"served": "served", "without_model": "without model", "model": "model"}
+    assert list(PLAIN_NAMES.items()) == [*learned.items(), *simple.items(), ("sasrec", "SASRec")]
+    assert list(SIMPLE) == list(simple)
+    assert [plain_name("item_knn"), plain_name("zoo")] == ["item-kNN", "zoo"]
+    assert PROTOCOLS == tuple(PROTOCOL_WORDS) == ("seen_masked", "not_masked")
+    assert all(f"{name}: " in LEGEND for name in ("served", "without model", "model", "memory", "own"))
 
 
 def test_a_difference_is_the_paired_one_where_it_was_measured(example: ModuleType) -> None:

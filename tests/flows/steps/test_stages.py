@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from flows.steps.stages import StageFailed, StageKilled, execute, launched, run_stage, workspace_lock
+from flows.steps.graph import Stage
+from flows.steps.stages import (
+    Finished,
+    StageFailed,
+    StageKilled,
+    execute,
+    launched,
+    run_stage,
+    run_stages,
+    workspace_lock,
+)
 from plumline.errors import RefusedError
 from plumline.settings import get_settings
 
@@ -131,3 +141,22 @@ def test_a_stage_that_failed_by_itself_is_not_tried_again(error):
 
 def test_a_stage_has_six_hours():
     assert get_settings().stage_timeout_s == 6 * 3600
+
+
+def test_what_looks_at_an_artifact_is_called_when_it_is_finished_and_may_stop_the_run(tmp_path, monkeypatch):
+    done = []
+    stages = {name: Stage(name, f"python -m {name}", (), ()) for name in "abc"}
+    monkeypatch.setattr(
+        "flows.steps.stages.run_stage", lambda name, *_: done.append(name) or Finished(name, 1.0, False)
+    )
+
+    def stop():
+        done.append("look")
+        raise RefusedError("no")
+
+    with pytest.raises(RefusedError, match="no"):
+        run_stages(stages, ["a", "b", "c"], {}, tmp_path, {"b": stop, "other": stop})
+    assert done == ["a", "b", "look"]
+    done.clear()
+    assert [one.stage for one in run_stages(stages, ["a", "c"], {}, tmp_path, {"b": stop})] == ["a", "c"]
+    assert [one.stage for one in run_stages(stages, ["b"], {}, tmp_path)] == ["b"]

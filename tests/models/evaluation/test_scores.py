@@ -189,7 +189,7 @@ def test_layout(world: Any, scored: Any, rows: list[dict[str, Any]]) -> None:
     model = scores["methods"]["model"]
     for protocol, figures in scores["sid_level"].items():
         assert figures["num_queries"] == model[protocol]["num_queries"]
-    rivals = {"popularity", "item_knn", "text_knn", "knn_sum", "star", "sasrec"}
+    rivals = {"popularity", "own", "item_knn", "text_knn", "knn_sum", "star", "sasrec"}
     assert set(scores["methods"]) == {"served", "without_model", "model", "memory"} | rivals
     assert set(scores["shown"]) == set(scores["methods"])
     few = {"items/new", "items/tail", "history/cold"}
@@ -258,7 +258,7 @@ def test_what_the_ranker_left_out_is_left_out(
     scores = score(tmp_path / "a", params, ranker=ranker)
     assert "leave_one_out" not in scores
     assert scores["num_queries"] == 5
-    assert set(scores["methods"]) == {"served", "without_model", "model", "memory", "popularity", "item_knn"}
+    assert set(scores["methods"]) == {"served", "without_model", "model", "memory", "popularity", "own", "item_knn"}
     chosen = [(p["user_id"], p["day"]) for p in read_parquet(tmp_path / "a" / "predictions.parquet").to_pylist()]
     everyone = [(row["user_id"], row["day"]) for row in rows]
     assert [key for key in everyone if key in chosen] == chosen

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -194,14 +195,21 @@ def landed(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def make(landed: Path, name: str, previous: Path | None, seed: int) -> Path:
+def make(
+    landed: Path,
+    name: str,
+    previous: Path | None,
+    seed: int,
+    params: QuantizerParams = SMALL,
+    tie_break: int | Literal["auto"] = 4,
+) -> Path:
     """The stages quantizer and sids into <landed>/<name>, which is laid out like a release."""
     inputs = {"embeddings": landed / "embeddings", "histories": landed / "histories"}
     for stage in ("quantizer", "sids"):
         (landed / name / stage).mkdir(parents=True)
     quantizer, sids = landed / name / "quantizer", landed / name / "sids"
-    run(SMALL, **inputs, base=None, previous=previous, seed=seed, out=quantizer)
-    run_sids(SidsParams(tie_break=4), **inputs, quantizer=quantizer, base=None, previous=previous, out=sids)
+    run(params, **inputs, base=None, previous=previous, seed=seed, out=quantizer)
+    run_sids(SidsParams(tie_break=tie_break), **inputs, quantizer=quantizer, base=None, previous=previous, out=sids)
     return landed / name
 
 
@@ -233,6 +241,28 @@ def test_the_same_seed_again_moves_nothing(landed: Path) -> None:
     again = make(landed, "again", first, seed=1)
     assert (again / "sids/sids.parquet").read_bytes() == (first / "sids/sids.parquet").read_bytes()
     assert [row["items"] for row in artifact.read_json(again / "sids/report.json")["churn"]["after"]] == [0, 0]
+
+
+def test_a_catalogue_that_has_grown_keeps_the_sizes_and_so_the_names(landed: Path) -> None:
+    """200 items get 64, 64; twice as many would get 128, 256, after which nearly all names were new ones."""
+    auto = SMALL.model_copy(update={"codebooks": "auto"})
+    first = make(landed, "first", None, 1, auto, "auto")
+    assert SidTable.load(first / "sids").space.sizes == (64, 64, 16)
+    clusters(400).save(landed / "embeddings")
+    after = make(landed, "after", first, 1, auto, "auto")
+    assert SidTable.load(after / "sids").space.sizes == (64, 64, 16)
+    anew = make(landed, "anew", None, 1, auto, "auto")
+    assert SidTable.load(anew / "sids").space.sizes == (128, 256, 16)
+    other = make(landed, "other", first, 1, SMALL.model_copy(update={"codebooks": (128, 256)}), "auto")
+    kept, moved = (artifact.read_json(f / "sids/report.json")["churn"]["after"][0]["items"] for f in (after, other))
+    assert kept < moved
+
+
+def test_a_retraining_has_no_fewer_digits_than_before(landed: Path) -> None:
+    first = make(landed, "first", None, 1, tie_break=64)
+    after = make(landed, "after", first, 2, tie_break="auto")
+    assert SidTable.load(after / "sids").space.sizes == (12, 8, 64)
+    assert SidTable.load(make(landed, "alone", None, 2, tie_break="auto") / "sids").space.sizes == (12, 8, 16)
 
 
 def test_a_day_that_continues_a_release_follows_no_other(landed: Path) -> None:

@@ -1,5 +1,6 @@
 """The SID table: known items never move, digits are handed out as written, the report adds up."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -123,6 +124,63 @@ def test_another_quantizer_than_the_base_is_refused(base: Path, tmp_path: Path) 
         make(SidsParams(tie_break=8), embeddings=embeddings, quantizer=base / "quantizer", base=base, out=tmp_path)
 
 
+AUTO = SidsParams(tie_break="auto", tie_break_by="arrival")
+
+
+def alike(num_items: int) -> Vectors:
+    """Items that nothing tells apart."""
+    vectors = make_vectors(range(1)).take(np.zeros(num_items, int))
+    return Vectors([f"a{row:05d}" for row in range(num_items)], vectors.modalities, vectors.masks)
+
+
+def test_as_many_digits_as_the_catalogue_needs(base: Path, tmp_path: Path) -> None:
+    for num_items, digits in ((16, 16), (17, 32), (200, 256)):
+        embeddings, out = write_vectors(tmp_path / f"v{num_items}", alike(num_items)), tmp_path / f"o{num_items}"
+        out.mkdir()
+        make(AUTO, embeddings=embeddings, quantizer=base / "quantizer", base=None, out=out)
+        table = SidTable.load(out)
+        assert (table.tie_break, table.space.sizes) == (True, (8, 4, digits))
+        report = artifact.read_json(out / "report.json")
+        assert (report["uniqueness"], report["uniqueness_with_tie_break"]) == (0, 1)
+
+
+def test_a_day_has_as_many_digits_as_its_base(base: Path, tmp_path: Path) -> None:
+    """Four, and what finds none free shares the last one, as ever; a base without a tie-break has none."""
+    embeddings = write_vectors(tmp_path / "embeddings", alike(40))
+    for name in ("out", "plain", "day"):
+        (tmp_path / name).mkdir()
+    make(AUTO, embeddings=embeddings, quantizer=base / "quantizer", base=base, out=tmp_path / "out")
+    old, new = SidTable.load(base / "sids"), SidTable.load(tmp_path / "out")
+    assert (new.space, new.tie_break) == (old.space, True)
+    assert all(new.codes_of[item] == row for item, row in old.codes_of.items())
+    release = tmp_path / "release"
+    shutil.copytree(base, release)
+    make(
+        SidsParams(),
+        embeddings=base / "embeddings",
+        quantizer=base / "quantizer",
+        base=None,
+        out=tmp_path / "plain",
+    )
+    shutil.rmtree(release / "sids")
+    shutil.copytree(tmp_path / "plain", release / "sids")
+    make(AUTO, embeddings=embeddings, quantizer=base / "quantizer", base=release, out=tmp_path / "day")
+    assert SidTable.load(tmp_path / "day").space.sizes == (8, 4)
+
+
+def test_the_report_says_how_many_items_have_content_of_their_own(base: Path, tmp_path: Path) -> None:
+    """The quantizer's figure, where it has one; also for a day, whose vectors are those of the new items alone."""
+    quantizer = tmp_path / "quantizer"
+    shutil.copytree(base / "quantizer", quantizer)
+    artifact.write_json(quantizer / "report.json", {"num_items": 200, "content_uniqueness": 0.25})
+    assert "content_uniqueness" not in artifact.read_json(base / "sids/report.json")
+    for name, of in (("first", None), ("day", base)):
+        (tmp_path / name).mkdir()
+        params = SidsParams(tie_break=4)
+        make(params, embeddings=base / "embeddings", quantizer=quantizer, base=of, out=tmp_path / name)
+        assert artifact.read_json(tmp_path / name / "report.json")["content_uniqueness"] == 0.25
+
+
 def test_digits_by_hand() -> None:
     prefixes = np.array([[1, 1]] * 4 + [[0, 1]])
     table = extend_table(None, ["d", "b", "a", "c", "e"], prefixes, (2, 2), 3, "arrival")
@@ -229,8 +287,10 @@ def test_report_of_an_empty_table() -> None:
 
 
 def test_params_refuse_a_level_that_tells_nothing_apart() -> None:
-    with pytest.raises(ValidationError, match="give 0 or at least 2"):
-        SidsParams(tie_break=1)
+    for value in (1, -1, True, "many", 2.5):
+        with pytest.raises(ValidationError, match="give auto, 0 or at least 2"):
+            SidsParams.model_validate({"tie_break": value})
+    assert [SidsParams.model_validate({"tie_break": value}).tie_break for value in ("auto", 0, 2)] == ["auto", 0, 2]
 
 
 def test_reader_refuses_codes_out_of_the_space(tmp_path: Path) -> None:
