@@ -4,10 +4,14 @@ Q queries, k the cut-off. A query may have several relevant items; every measure
 or a bootstrap can be taken by whoever asks. `docs/contracts.md` says what a query is.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
+
+
+_KEPT_DRAWS = 4_000_000  # users times samples: 32 MB
 
 
 @dataclass(frozen=True)
@@ -63,12 +67,27 @@ def bootstrap_mean(values: np.ndarray, users: np.ndarray, *, seed: int, num_samp
     _, user = np.unique(np.asarray(users), return_inverse=True)
     sums, counts = np.bincount(user, weights=values), np.bincount(user).astype(np.float64)
     num_users = len(sums)
-    generator = np.random.default_rng(seed)
-    means = np.empty(num_samples)
-    for sample in range(num_samples):
-        drawn = np.bincount(generator.integers(0, num_users, num_users), minlength=num_users)
-        means[sample] = drawn @ sums / (drawn @ counts)
+    samples = _samples(seed, num_users, num_samples)
+    means = np.array([drawn @ sums / (drawn @ counts) for drawn in samples])
     return Estimate(float(np.mean(values)), float(means.std(ddof=1)) if num_users > 1 else 0.0)
+
+
+def _samples(seed: int, num_users: int, num_samples: int) -> Iterable[np.ndarray]:
+    """How often each user is drawn, (num_users,), sample after sample. Small ones are kept: every measure asks again."""
+    if num_users * num_samples <= _KEPT_DRAWS:
+        return _kept_samples(seed, num_users, num_samples)
+    return _drawn(seed, num_users, num_samples)
+
+
+@lru_cache(maxsize=32)
+def _kept_samples(seed: int, num_users: int, num_samples: int) -> np.ndarray:
+    return np.stack([drawn.astype(np.float64) for drawn in _drawn(seed, num_users, num_samples)])
+
+
+def _drawn(seed: int, num_users: int, num_samples: int) -> Iterator[np.ndarray]:
+    generator = np.random.default_rng(seed)
+    for _ in range(num_samples):
+        yield np.bincount(generator.integers(0, num_users, num_users), minlength=num_users)
 
 
 def impressions(lists: Sequence[Sequence[str]]) -> np.ndarray:

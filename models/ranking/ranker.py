@@ -16,7 +16,9 @@ from all. Below `min_queries` nothing is learned, and places are fused (`lambdar
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -39,8 +41,6 @@ from plumline.stage import Params, hash_seed, main, say
 from plumline.tables import read_parquet, write_parquet
 
 if TYPE_CHECKING:
-    from lightgbm import Booster
-
     from features.catalog import Catalog
     from models.ranking.ranked import Found, RankedRetriever
     from models.retrieval.retriever import Request
@@ -70,7 +70,7 @@ class RankerParams(Params):
     """What is ordered."""
     trees: LambdarankParams = LambdarankParams()
     """What orders."""
-    max_negatives: int = Field(default=100, ge=1)
+    max_negatives: int = Field(default=60, ge=1)
     """Candidates of a label group that were not taken; more are drawn from."""
     min_queries: int = Field(default=100, ge=1)
     """User-days with labels below which nothing is learned and places are fused."""
@@ -138,11 +138,9 @@ def run(
     labels = _labels(params, retriever, asked[0], known, histories, base, previous)
     labels.save(out)
     learned = labels.num_queries >= params.min_queries
-    served = Ranker(params.candidates)
-    if learned:
-        served = replace(served, booster=_train(labels, ALL, params, seed))
-        served.booster.save_model(out / "model.txt")  # type: ignore[union-attr]
-    folds = [_fold_rankers(labels.outside(fold), params, seed) if learned else _fused(params) for fold in range(FOLDS)]
+    served, *folds = _learn(labels, params, seed) if learned else [_fused(params)] * (1 + FOLDS)
+    if (booster := served["served"].booster) is not None:
+        booster.save_model(out / "model.txt")
     lists = [row for one in asked for row in _lists(retriever, one, folds)]
     write_parquet(out / "lists.parquet", pa.Table.from_pylist(lists, schema=_LISTS))
 
@@ -164,7 +162,7 @@ def run(
         "leave_one_out_queries": params.leave_one_out_queries,
         "candidates": _coverage(retriever, asked[0]),
         "num_unknown_history_items": _count_unknown(retriever, known, asked[0].queries),
-        "gain": _gains(served),
+        "gain": _gains(served["served"]),
     }
     artifact.write_json(out / "report.json", report)
     say(
@@ -247,19 +245,24 @@ def _groups(retriever: RankedRetriever, asked: _Asked, max_negatives: int) -> La
     return Labels.concat(groups)
 
 
-def _train(labels: Labels, columns: Sequence[int], params: RankerParams, seed: int) -> Booster:
-    return lambdarank.train(labels, columns, params.trees, hash_seed(seed, "ranker"))
+def _learn(labels: Labels, params: RankerParams, seed: int) -> list[dict[str, Ranker]]:
+    """Rankers of all labels, which serve; then of those outside each fold, whose lists are scored.
 
-
-def _fold_rankers(labels: Labels, params: RankerParams, seed: int) -> dict[str, Ranker]:
-    """What lists are made by that are scored: `served`, and `without_model` on what is counted alone."""
-    if not labels.num_queries:
-        return _fused(params)
-    counted = labels.of_counted()
-    return {
-        "served": Ranker(params.candidates, _train(labels, ALL, params, seed)),
-        "without_model": Ranker(params.candidates, _train(counted, WITHOUT_MODEL, params, seed), WITHOUT_MODEL),
-    }
+    `served`, and in a fold `without_model`, on what is counted alone. Each learns on one thread, several side by side.
+    """
+    jobs: list[tuple[int, str, Labels, Sequence[int]]] = [(0, "served", labels, ALL)]
+    for fold in range(FOLDS):
+        others = labels.outside(fold)
+        if others.num_queries:
+            jobs.append((1 + fold, "served", others, ALL))
+            jobs.append((1 + fold, "without_model", others.of_counted(), WITHOUT_MODEL))
+    with ThreadPoolExecutor(get_settings().threads or len(os.sched_getaffinity(0))) as pool:
+        goal = hash_seed(seed, "ranker")
+        boosters = list(pool.map(lambda job: lambdarank.train(job[2], job[3], params.trees, goal), jobs))
+    found = [_fused(params) for _ in range(1 + FOLDS)]
+    for (place, name, _, columns), booster in zip(jobs, boosters, strict=True):
+        found[place][name] = Ranker(params.candidates, booster, columns)
+    return found
 
 
 def _fused(params: RankerParams) -> dict[str, Ranker]:

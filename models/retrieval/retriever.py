@@ -7,8 +7,10 @@ asked differs: the stage `scores` says when (noon of the day) and knows no tombs
 
 from __future__ import annotations
 
+import os
 from collections import ChainMap
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +20,7 @@ import numpy as np
 
 from models.retrieval.rules import Fresh, Named, Not, Rule, all_of
 from plumline.errors import InputError, MixedReleaseError
+from plumline.settings import get_settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -265,13 +268,21 @@ class Retriever:
         asked = [number for number in range(len(requests)) if any(_has_any(ask, number) for ask in asks)]
         order = sorted(asked, key=lambda number: (len(prompts[number]), number), reverse=True)
         progress = tqdm(total=len(order), desc=f"beam {width}", unit="request", disable=len(order) < 100 or None)
+        batches = []
         while order:
             length = len(prompts[order[0]]) + width * (levels - 1)
             size = max(1, min(_MAX_BATCH, _MAX_MASK // (width * length)))
-            batch, order = order[:size], order[size:]
-            for one, results in zip(found, self._search_batch([prompts[n] for n in batch], batch, asks), strict=True):
-                one |= results
+            batches.append(order[:size])
+            order = order[size:]
+
+        def search(batch: list[int]) -> list[dict[int, Beams]]:
+            results = self._search_batch([prompts[number] for number in batch], batch, asks)
             progress.update(len(batch))
+            return results
+
+        for results in _each(search, batches):
+            for one, some in zip(found, results, strict=True):
+                one |= some
         progress.close()
         return [[one[number] for number in range(len(prompts))] for one in found]
 
@@ -308,6 +319,19 @@ class Retriever:
             )
             found.append({n: one for n, one in zip(batch, results, strict=True) if n in asked})
         return found
+
+
+def _each(search: Callable[[list[int]], list[dict[int, Beams]]], batches: list[list[int]]) -> Iterator[Any]:
+    """The results of all batches. Many are searched side by side, a thread a core: a batch is too small for two."""
+    import torch
+
+    workers = min(get_settings().threads or len(os.sched_getaffinity(0)), len(batches) // 2)
+    if workers < 2 or torch.get_num_threads() > 1:
+        yield from map(search, batches)
+        return
+    # a new thread begins with the threads of the environment, not with those of this one
+    with ThreadPoolExecutor(workers, "beams", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield from pool.map(search, batches)
 
 
 def _has_any(ask: Ask, number: int) -> bool:
