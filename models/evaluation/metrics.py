@@ -10,7 +10,6 @@ from functools import lru_cache
 
 import numpy as np
 
-
 _KEPT_DRAWS = 4_000_000  # users times samples: 32 MB
 
 
@@ -73,13 +72,13 @@ def bootstrap_mean(values: np.ndarray, users: np.ndarray, *, seed: int, num_samp
 
 
 def _samples(seed: int, num_users: int, num_samples: int) -> Iterable[np.ndarray]:
-    """How often each user is drawn, (num_users,), sample after sample. Small ones are kept: every measure asks again."""
+    """How often each user is drawn, (num_users,), sample after sample. Small ones are kept: each measure asks again."""
     if num_users * num_samples <= _KEPT_DRAWS:
         return _kept_samples(seed, num_users, num_samples)
     return _drawn(seed, num_users, num_samples)
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=12)
 def _kept_samples(seed: int, num_users: int, num_samples: int) -> np.ndarray:
     return np.stack([drawn.astype(np.float64) for drawn in _drawn(seed, num_users, num_samples)])
 
