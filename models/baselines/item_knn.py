@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from models.baselines.ranking import known_items, rank_items, recent_items
 from models.memory.events import read_events, recency, weigh
-from models.memory.successions import successions
+from models.memory.successions import divide_by_roots, successions
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,6 @@ class ItemKnn:
         both_ways: predecessors count as successors do, which is wanted where the order within a day is that of a file
         and not of events. cosine: counts are divided by the root of both items' (equally aged) numbers of events.
         """
-        from scipy.sparse import diags
-
         known = known_items(histories, item_ids)
         items = known[: len(item_ids)]  # the first N numbers are the items to recommend
         events = read_events(histories, known)
@@ -62,15 +60,18 @@ class ItemKnn:
         (follows,) = successions(events.items, events.users, len(known), window=window, decay=decay, weights=(aged,))
         weights = weigh(events, len(known), half_life_days)
         if both_ways:
-            follows = follows + follows.T
+            follows = follows + follows.T.tocsr()
         if cosine:
-            scale = diags(1 / np.sqrt(np.where(weights > 0, weights, 1.0)))
-            follows = scale @ follows @ scale
-        return ItemKnn(known, items, follows.tocsr()[:, : len(items)], weights[: len(items)], decay, last)
+            follows = divide_by_roots(follows, weights)
+        return ItemKnn(known, items, follows[:, : len(items)], weights[: len(items)], decay, last)
+
+    def recent(self, histories: Sequence[Sequence[str]]) -> Any:
+        """(Q, M) CSR: what each took last, decayed."""
+        return recent_items(histories, self.known_ids, self.last, self.decay)
 
     def scores(self, histories: Sequence[Sequence[str]]) -> Any:
         """(Q, N) CSR of scores ≥ 0."""
-        return recent_items(histories, self.known_ids, self.last, self.decay) @ self.follows
+        return self.recent(histories) @ self.follows
 
     def rank(self, histories: Sequence[Sequence[str]], k: int, exclude: Sequence[Collection[str]]) -> list[list[str]]:
         """The k items with the highest score that are not excluded; ties (nothing known: all 0) by popularity."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.baselines.item_knn import ItemKnn
-from models.baselines.ranking import rank_items
+from models.baselines.ranking import best_products, rank_items
 from models.baselines.text_knn import TextKnn
 
 
@@ -28,10 +28,15 @@ class KnnSum:
         if self.knn.item_ids != self.text.item_ids:
             raise ValueError("the two kNNs may not recommend the same items; fit both on the same item_ids")
 
-    def scores(self, histories: Sequence[Sequence[str]]) -> Any:
-        """(Q, N) CSR of scores ≥ 0."""
-        return self.knn.scores(histories) + self.text_weight * self.text.scores(histories)
-
     def rank(self, histories: Sequence[Sequence[str]], k: int, exclude: Sequence[Collection[str]]) -> list[list[str]]:
         """The k items with the highest score that are not excluded; ties by popularity."""
-        return rank_items(lambda chunk: self.scores(histories[chunk]), self.knn.weights, self.knn.item_ids, k, exclude)
+        from scipy.sparse import hstack, vstack
+
+        # A sum of two products is one product of matrices put side by side.
+        right = vstack([self.knn.follows, self.text.words], format="csr")
+
+        def score(chunk: slice) -> Any:
+            taken, words = self.knn.recent(histories[chunk]), self.text.users(histories[chunk])
+            return best_products(hstack([taken, self.text_weight * words], format="csr"), right, k, exclude[chunk])
+
+        return rank_items(score, self.knn.weights, self.knn.item_ids, k, exclude)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,10 +31,9 @@ class Popularity:
 
     def rank(self, histories: Sequence[Sequence[str]], k: int, exclude: Sequence[Collection[str]]) -> list[list[str]]:
         """The k most popular items that are not excluded. Histories are not looked at."""
-        return rank_items(
-            lambda chunk: np.broadcast_to(self.weights, (len(histories[chunk]), len(self.weights))),
-            self.weights,
-            self.item_ids,
-            k,
-            exclude,
-        )
+        from scipy.sparse import csr_matrix
+
+        def nothing(chunk: slice) -> Any:
+            return csr_matrix((len(histories[chunk]), len(self.weights)))
+
+        return rank_items(nothing, self.weights, self.item_ids, k, exclude)

@@ -17,9 +17,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from models.memory.products import highest_products
 from models.semantic_ids.sids import digit_of
 
 _CHUNK = 256
+_CELLS = 30_000_000  # scores of a chunk, were every item to have one: large catalogues get fewer queries a time
+_SPARE = 100  # scores kept beyond what the list and the exclusions need, so that the tie-break sees all equal ones
 
 
 def encode(histories: Sequence[Sequence[str]], item_ids: Sequence[str], last: int) -> list[list[int]]:
@@ -28,10 +31,11 @@ def encode(histories: Sequence[Sequence[str]], item_ids: Sequence[str], last: in
     return [[numbers[item] for item in history if item in numbers][-last:] for history in histories]
 
 
-def chunks(num_queries: int) -> Iterator[slice]:
+def chunks(num_queries: int, num_items: int) -> Iterator[slice]:
     """Slices of queries that are scored together, so that (queries, items) arrays stay small."""
-    for start in range(0, num_queries, _CHUNK):
-        yield slice(start, start + _CHUNK)
+    height = max(1, min(_CHUNK, _CELLS // max(1, num_items)))
+    for start in range(0, num_queries, height):
+        yield slice(start, min(start + height, num_queries))
 
 
 def known_items(histories: pa.Table, item_ids: Sequence[str]) -> list[str]:
@@ -73,7 +77,7 @@ def rank_items(
     places = np.argsort(columns)
     place = {item: int(column) for item, column in zip(item_ids, places, strict=True)}
     ranked: list[list[str]] = []
-    for chunk in chunks(len(exclude)):
+    for chunk in chunks(len(exclude), len(item_ids)):
         scores = score(chunk)
         rows = _sparse_rows(scores.tocsr(), places) if issparse(scores) else scores[:, columns].astype(np.float64)
         for row, items in zip(rows, exclude[chunk], strict=True):
@@ -86,6 +90,16 @@ def rank_items(
                 best = _best_of_sparse(numbers, values, gone, k, len(columns))
             ranked.append([item_ids[columns[column]] for column in best])
     return ranked
+
+
+def best_products(left: Any, right: Any, k: int, exclude: Sequence[Collection[str]]) -> Any:
+    """(Q, N) CSR of the highest cells of a sparse product, for `rank_items`: never all of its cells, which are many.
+
+    left: (Q, R) CSR, right: (R, N) CSR, neither with a value below zero. As many cells of a row are kept as the k best
+    can need whatever is excluded, and some more; more items than those that are equal at the end of a row would be
+    told apart by chance.
+    """
+    return highest_products(left, right, k + max((len(items) for items in exclude), default=0) + _SPARE)
 
 
 def _sparse_rows(scores: Any, places: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,19 +22,21 @@ import pyarrow as pa
 from models.baselines.ranking import known_items, rank_items, recent_items
 from models.memory.events import read_events, weigh
 
+_BLOCK = 2048  # items whose embeddings are compared together
+
 
 @dataclass(frozen=True)
 class Star:
     """known_ids: M items, item_ids: the first N of them, which may be recommended.
 
-    vectors: (M, D) float32, rows of length one or zero. together: (M, N) scipy CSR, R_C. weights: (N,) float64
-    popularity, orders items of equal score. semantic_weight, decay, last: a, λ, l.
+    vectors: (M, D) float32, rows of length one or zero. taken: (M, U) scipy CSR, 1 where a user took an item. weights:
+    (N,) float64 popularity, orders items of equal score. semantic_weight, decay, last: a, λ, l.
     """
 
     known_ids: list[str]
     item_ids: list[str]
     vectors: np.ndarray
-    together: Any
+    taken: Any
     weights: np.ndarray
     semantic_weight: float
     decay: float
@@ -50,8 +53,9 @@ class Star:
         decay: float = 0.7,
         last: int = 3,
     ) -> Star:
-        """Count users. vectors: (V, D) embeddings of the items of vector_ids; an item that they lack is like none."""
-        from scipy.sparse import csr_matrix, diags
+        """Note who took what. vectors: (V, D) embeddings of the items of vector_ids; an item that they lack is like
+        none."""
+        from scipy.sparse import csr_matrix
 
         known = known_items(histories, item_ids)
         row = {item: number for number, item in enumerate(vector_ids)}
@@ -65,27 +69,62 @@ class Star:
             (np.ones(len(events.items)), (events.items, events.users)), shape=(len(known), histories.num_rows)
         )
         taken.data[:] = 1.0  # of one user, however often (equal places were summed)
-        users = np.asarray(taken.sum(axis=1)).ravel()
-        scale = diags(1 / np.sqrt(np.maximum(users, 1)))
-        together = (scale @ (taken @ taken.T) @ scale).tolil()
-        together.setdiag(0)
         live = known[: len(item_ids)]
         weights = weigh(events, len(known), None)[: len(live)]
-        return Star(known, live, placed, together.tocsr()[:, : len(live)], weights, semantic_weight, decay, last)
+        return Star(known, live, placed, taken, weights, semantic_weight, decay, last)
 
-    def scores(self, histories: Sequence[Sequence[str]]) -> np.ndarray:
-        """(Q, N) float64. 1/n is left out: it is the same for all items of a query."""
+    def scores(self, histories: Sequence[Sequence[str]], num_kept: int) -> Any:
+        """(Q, N) CSR of the `num_kept` highest scores above zero in each block of items, and of all equal to the last.
+
+        1/n is left out: it is the same for all items of a query.
+        """
+        from scipy.sparse import hstack
+
         recent = recent_items(histories, self.known_ids, self.last, self.decay)
         asked = np.unique(recent.indices)
-        alike = np.maximum(self.vectors[asked] @ self.vectors[: len(self.item_ids)].T, 0)
-        itself = asked < len(self.item_ids)
-        alike[np.flatnonzero(itself), asked[itself]] = 0
-        semantic = recent[:, asked] @ alike
-        return self.semantic_weight * semantic + (1 - self.semantic_weight) * (recent @ self.together).toarray()
+        recent, together = recent[:, asked], self._together(asked).tocsc()
+        blocks = []
+        for start in range(0, len(self.item_ids), _BLOCK):
+            stop = min(start + _BLOCK, len(self.item_ids))
+            alike = np.maximum(self.vectors[asked] @ self.vectors[start:stop].T, 0)
+            itself = np.flatnonzero((asked >= start) & (asked < stop))
+            alike[itself, asked[itself] - start] = 0
+            counted = (recent @ together[:, start:stop]).toarray()
+            blocks.append(
+                _highest(self.semantic_weight * (recent @ alike) + (1 - self.semantic_weight) * counted, num_kept)
+            )
+        return hstack(blocks, format="csr")
+
+    def _together(self, asked: np.ndarray) -> Any:
+        """(A, N) CSR: R_C of some items with all that may be recommended."""
+        together = self.taken[asked] @ self._takers
+        rows = np.repeat(np.arange(len(asked)), np.diff(together.indptr))
+        scale = 1 / np.sqrt(np.maximum(np.diff(self.taken.indptr), 1))
+        together.data *= scale[asked][rows] * scale[together.indices] * (together.indices != asked[rows])
+        return together
+
+    @cached_property
+    def _takers(self) -> Any:
+        """(U, N) CSR."""
+        return self.taken[: len(self.item_ids)].T.tocsr()
 
     def rank(self, histories: Sequence[Sequence[str]], k: int, exclude: Sequence[Collection[str]]) -> list[list[str]]:
         """The k items with the highest score that are not excluded; ties by popularity."""
-        return rank_items(lambda chunk: self.scores(histories[chunk]), self.weights, self.item_ids, k, exclude)
+
+        def score(chunk: slice) -> Any:
+            return self.scores(histories[chunk], k + max(len(items) for items in exclude[chunk]))
+
+        return rank_items(score, self.weights, self.item_ids, k, exclude)
+
+
+def _highest(scores: np.ndarray, num_kept: int) -> Any:
+    """(Q, B) CSR of the highest cells of each row above zero, and of all equal to the last. scores: (Q, B)."""
+    from scipy.sparse import csr_matrix
+
+    least = np.zeros((len(scores), 1))
+    if num_kept < scores.shape[1]:
+        least = np.partition(scores, -num_kept, axis=1)[:, -num_kept, None]
+    return csr_matrix(np.where((scores >= least) & (scores > 0), scores, 0))
 
 
 def text_vectors(items: pa.Table, encoder: str = "tfidf_svd") -> np.ndarray:

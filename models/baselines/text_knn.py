@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from models.baselines.ranking import known_items, rank_items, recent_items
+from models.baselines.ranking import best_products, known_items, rank_items, recent_items
 from models.memory.events import read_events, weigh
 from models.memory.texts import has_words, texts_of, word_vectors
 from plumline.errors import InputError
@@ -53,11 +54,21 @@ class TextKnn:
         live = known[: len(item_ids)]
         return TextKnn(known, live, vectors, weigh(read_events(histories, live), len(live), None), decay, last)
 
-    def scores(self, histories: Sequence[Sequence[str]]) -> Any:
-        """(Q, N) CSR of decayed sums of cosines, ≥ 0."""
-        users = recent_items(histories, self.known_ids, self.last, self.decay) @ self.vectors
-        return users @ self.vectors[: len(self.item_ids)].T
+    def users(self, histories: Sequence[Sequence[str]]) -> Any:
+        """(Q, F) CSR of decayed sums of the vectors of what each took; times `words` it is decayed sums of cosines."""
+        return recent_items(histories, self.known_ids, self.last, self.decay) @ self.vectors
+
+    @cached_property
+    def words(self) -> Any:
+        """(F, N) CSR: the vectors of the items that may be recommended, as columns."""
+        return self.vectors[: len(self.item_ids)].T.tocsr()
 
     def rank(self, histories: Sequence[Sequence[str]], k: int, exclude: Sequence[Collection[str]]) -> list[list[str]]:
         """The k items with the highest score that are not excluded; ties (no word known: all 0) by popularity."""
-        return rank_items(lambda chunk: self.scores(histories[chunk]), self.weights, self.item_ids, k, exclude)
+        return rank_items(
+            lambda chunk: best_products(self.users(histories[chunk]), self.words, k, exclude[chunk]),
+            self.weights,
+            self.item_ids,
+            k,
+            exclude,
+        )

@@ -6,17 +6,19 @@ training. On amazon2014_beauty it is ahead of every model trained here; on the s
 on (distillation, Hinton et al. 2015, with samples instead of soft labels, so that every target stays a SID).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from pydantic import Field
 
+from models.memory.products import highest_products, place_in_row
 from models.memory.successions import successions
+from models.memory.texts import alike, word_vectors
 from plumline.stage import Params
 
-_CELLS = 30_000_000  # of a dense block of scores: 120 MB
+_CHUNK = 4096  # events whose candidates are looked for together
 
 
 class TeacherParams(Params):
@@ -54,13 +56,15 @@ class Teacher:
         rows: (E,) item numbers 0 … N-1 of all events, user after user, oldest first. user_starts: (U + 1,).
         texts: N texts, "" where there is none.
         """
-        from scipy.sparse import identity
+        from scipy.sparse import identity, vstack
 
         users = np.repeat(np.arange(len(user_starts) - 1), np.diff(user_starts))
         (counted,) = successions(rows, users, len(texts), window=params.window, decay=params.decay)
         similar = counted.astype(np.float32)
-        if params.text_weight:
-            similar = similar + params.text_weight * _alike(texts, params.text_neighbours)
+        if params.text_weight and texts:
+            everything = np.arange(len(texts))
+            found = vstack(list(alike(word_vectors(texts), everything, params.text_neighbours)), format="csr")
+            similar = similar + np.float32(params.text_weight) * found
         if params.repeat_weight:
             similar = similar + params.repeat_weight * identity(len(texts), dtype=np.float32, format="csr")
         return Teacher(similar.tocsr(), params)
@@ -72,26 +76,31 @@ class Teacher:
 
         Items of the same user, earlier and later ones, are left out: those the model learns from the user. With a
         `repeat_weight` they are not.
-        Returns (n, K) item numbers, and their chances, (n, K) float32, rows summing to 1, or to 0 where the teacher
-        knows nothing.
+        Returns (n, K) item numbers, best first, and their chances, (n, K) float32, rows summing to 1, or to 0 where the
+        teacher knows nothing; behind the last item that it knows stand -1 with chance 0.
         """
-        from scipy.sparse import csr_matrix
-
-        number = len(user_starts) - 1
+        number, num_items = len(user_starts) - 1, self.similar.shape[0]
         users = np.repeat(np.arange(number), np.diff(user_starts))
-        own = csr_matrix((np.ones(len(rows), np.float32), (users, rows)), shape=(number, self.similar.shape[0]))
-        num_kept = min(self.params.candidates, self.similar.shape[0])
-        found = np.zeros((len(places), num_kept), dtype=np.int64)
+        own = np.unique(users * num_items + rows)  # (user, item) as one number
+        num_own = np.bincount(own // max(num_items, 1), minlength=number)
+        num_kept = min(self.params.candidates, num_items)
+        found = np.full((len(places), num_kept), -1, dtype=np.int64)
         chances = np.zeros((len(places), num_kept), dtype=np.float32)
-        for chunk in _chunks(len(places), self.similar.shape[0]):
-            score = (self._recent(rows, user_starts, users, places[chunk]) @ self.similar).toarray()
+        for start in range(0, len(places), _CHUNK):
+            chunk = slice(start, start + _CHUNK)
+            whose = users[places[chunk]]
+            spare = 0 if self.params.repeat_weight else int(num_own[whose].max())
+            recent = self._recent(rows, user_starts, users, places[chunk])
+            best = highest_products(recent, self.similar, num_kept + spare)
+            query, item, weight = np.repeat(np.arange(len(whose)), np.diff(best.indptr)), best.indices, best.data
             if not self.params.repeat_weight:
-                mine = own[users[places[chunk]]].tocoo()
-                score[mine.row, mine.col] = 0.0
-            best = np.argpartition(-score, num_kept - 1, axis=1)[:, :num_kept]
-            weight = np.take_along_axis(score, best, axis=1) ** self.params.sharpness
-            found[chunk] = best
-            chances[chunk] = weight / np.maximum(weight.sum(axis=1, keepdims=True), 1e-9)
+                other = ~_among(whose[query] * num_items + item, own)
+                query, item, weight = query[other], item[other], weight[other]
+            place = place_in_row(query, len(whose))
+            query, item, weight, place = (values[place < num_kept] for values in (query, item, weight, place))
+            found[chunk][query, place] = item
+            chances[chunk][query, place] = weight**self.params.sharpness
+        chances /= np.maximum(chances.sum(axis=1, keepdims=True), 1e-9)
         return found, chances
 
     def _recent(self, rows: np.ndarray, user_starts: np.ndarray, users: np.ndarray, places: np.ndarray) -> Any:
@@ -115,34 +124,6 @@ def draw(candidates: np.ndarray, chances: np.ndarray, num: int, rng: np.random.G
     return np.where(total > 0, np.take_along_axis(candidates, place, axis=1), -1)
 
 
-def _chunks(num_rows: int, num_columns: int) -> Iterator[slice]:
-    height = max(1, _CELLS // max(1, num_columns))
-    for start in range(0, num_rows, height):
-        yield slice(start, start + height)
-
-
-def _alike(texts: Sequence[str], num_neighbours: int) -> Any:
-    """(N, N) CSR of the cosine of TF-IDF vectors, the most similar ones of each row, without the item itself."""
-    from scipy.sparse import csr_matrix
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    vectorizer, number = TfidfVectorizer(sublinear_tf=True), len(texts)
-    words_of = vectorizer.build_analyzer()
-    if not any(words_of(text) for text in texts):
-        return csr_matrix((number, number), dtype=np.float32)
-    vectors = vectorizer.fit_transform(texts).astype(np.float32)
-    kept = min(num_neighbours, number)
-    rows, columns, values = [], [], []
-    for chunk in _chunks(number, number):
-        cosine = (vectors[chunk] @ vectors.T).toarray()
-        here = np.arange(len(cosine))
-        cosine[here, here + chunk.start] = 0.0
-        best = np.argpartition(-cosine, kept - 1, axis=1)[:, :kept]
-        rows.append(np.repeat(here + chunk.start, kept))
-        columns.append(best.ravel())
-        values.append(np.take_along_axis(cosine, best, axis=1).ravel())
-    matrix = csr_matrix(
-        (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape=(number, number)
-    )
-    matrix.eliminate_zeros()
-    return matrix
+def _among(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """(n,) bool: which values are known. known: (m,) ascending, at least one."""
+    return known[np.minimum(np.searchsorted(known, values), len(known) - 1)] == values

@@ -205,6 +205,7 @@ def fit_baselines(
     """Every baseline that is to be fitted now, by its name in scores.json. items: the catalogue's, for their text."""
     from models.baselines.item_knn import ItemKnn
     from models.baselines.knn_sum import KnnSum
+    from models.baselines.own import Own
     from models.baselines.popularity import Popularity
     from models.baselines.star import Star, text_vectors
     from models.baselines.text_knn import TextKnn
@@ -218,7 +219,8 @@ def fit_baselines(
         decay=params.knn_decay,
         half_life_days=params.knn_half_life_days,
     )
-    rankers: dict[str, Ranker] = {"popularity": popularity.rank, "item_knn": item_knn.rank}
+    own = Own.fit(histories, item_ids, half_life_days=params.popularity_half_life_days)
+    rankers: dict[str, Ranker] = {"popularity": popularity.rank, "own": own.rank, "item_knn": item_knn.rank}
     if params.text_baselines and has_words(items, item_ids):
         text_knn = TextKnn.fit(histories, item_ids, items, decay=params.knn_decay)
         rankers["text_knn"] = text_knn.rank

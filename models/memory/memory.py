@@ -34,8 +34,8 @@ from features.catalog import Catalog, published_ms
 from features.histories import read_histories
 from models.memory.events import DAY_MS, Events, read_events, recency, weigh
 from models.memory.neighbours import Neighbours, row_blocks
-from models.memory.successions import successions
-from models.memory.texts import alike, texts_of, word_vectors
+from models.memory.successions import divide_by_roots, successions
+from models.memory.texts import BUDGET, alike, texts_of, word_vectors
 from plumline.artifact import read_json, write_json
 from plumline.errors import CorruptArtifactError
 from plumline.stage import Params, main
@@ -62,7 +62,7 @@ class MemoryParams(Params):
     """Age at which a succession counts half in `next`."""
     popularity_half_life_days: float = Field(default=14.0, gt=0)
     """Age at which an event counts half for an item's recent demand."""
-    text_budget: int = Field(default=20_000_000_000, ge=0)
+    text_budget: int = Field(default=BUDGET, ge=0)
     """Multiplications that comparing all texts may take; beyond, the commonest terms are left out of the comparison."""
 
 
@@ -199,11 +199,8 @@ def _count(events: Events, number: int, params: MemoryParams, end_ms: int) -> li
 def _cosines(follows: Any, counts: np.ndarray) -> Iterator[Any]:
     """Blocks of rows of the successions both ways over the root of both items' numbers of events, (n, N) CSR."""
     precedes = follows.T.tocsr()
-    scale = 1 / np.sqrt(np.maximum(counts, 1.0))
     for rows in row_blocks(follows.indptr + precedes.indptr):
-        block = follows[rows] + precedes[rows]
-        block.data *= np.repeat(scale[rows], np.diff(block.indptr)) * scale[block.indices]
-        yield block
+        yield divide_by_roots(follows[rows] + precedes[rows], counts, rows.start)
 
 
 if __name__ == "__main__":

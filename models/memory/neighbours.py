@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from models.memory.products import place_in_row
 from plumline.errors import CorruptArtifactError, MissingArtifactError
 
 _BLOCK = 4_000_000  # stored entries that are sorted together
@@ -90,8 +91,7 @@ class Neighbours:
 
         Raises MissingArtifactError, CorruptArtifactError.
         """
-        parts = [_map(folder / f"{name}_{part}.npy") for part in ("starts", "items", "weights")]
-        starts, items, weights = parts
+        starts, items, weights = [_map(folder / f"{name}_{part}.npy") for part in ("starts", "items", "weights")]
         if not len(starts) or int(starts[-1]) != len(items) or len(items) != len(weights):
             raise CorruptArtifactError(f"{folder}: the arrays of {name} do not belong together; run the memory stage")
         return Neighbours(starts, items, weights)
@@ -117,14 +117,13 @@ def _best(block: Any, k: int, allowed: np.ndarray | None) -> tuple[np.ndarray, n
     row, item, weight = row[kept], item[kept], weight[kept]
     order = np.lexsort((item, -weight, row))
     row, item, weight = row[order], item[order], weight[order]
-    starts = np.searchsorted(row, np.arange(block.shape[0]))
-    first = np.arange(len(row)) - starts[row] < k
+    first = place_in_row(row, block.shape[0]) < k
     return row[first], item[first], weight[first]
 
 
 def _map(path: Path) -> np.ndarray:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)  # a memmap is slow to index
     except FileNotFoundError:
         raise MissingArtifactError(f"{path}: no such file; run the memory stage") from None
     except (ValueError, OSError, EOFError) as error:

@@ -73,6 +73,17 @@ def successions(
     return counts
 
 
+def divide_by_roots(follows: Any, counts: np.ndarray, first_row: int = 0) -> Any:
+    """(n, N) CSR of counts → cosines: each over the root of both items' own counts, in place.
+
+    counts: (N,) float64; one of zero divides by one. first_row: the item of the first row.
+    """
+    scale = 1 / np.sqrt(np.where(counts > 0, counts, 1.0))
+    rows = scale[first_row : first_row + follows.shape[0]]
+    follows.data *= np.repeat(rows, np.diff(follows.indptr)) * scale[follows.indices]
+    return follows
+
+
 def _joined(parts: list[list[np.ndarray]], place: int, kind: type) -> np.ndarray:
     """One column of all batches, which are let go."""
     whole = np.concatenate([np.zeros(0, kind), *parts[place]])

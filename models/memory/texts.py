@@ -1,9 +1,9 @@
 """What describes an item as words, and the items whose words are most like its own: TF-IDF, cosine, top-k by blocks.
 
-The cosines of all pairs are one sparse product, of which only the best of each row are kept while it is made
-(sparse_dot_topn). A term that n rows and m targets have costs n · m multiplications of it, so a word of half the
-catalogue costs more than all rare ones together and says least: where the product is beyond a budget, the commonest
-terms are left out of it (not out of the lengths of the rows, so that a cosine is never more than the exact one).
+The cosines of all pairs are one sparse product (`models/memory/products.py`). A term that n rows and m targets have
+costs n · m multiplications of it, so a word of half the catalogue costs more than all rare ones together and says
+least: where the product is beyond a budget, the commonest terms are left out of it (not out of the lengths of the rows,
+so that a cosine is never more than the exact one).
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from models.memory.products import highest_products, place_in_row
 from models.semantic_ids.text_encoders import terms_of
 from plumline.schema import DESCRIBING
-from plumline.settings import get_settings
-from plumline.stage import num_cores
 from plumline.tables import column
 
+BUDGET = 20_000_000_000
+"""Multiplications that comparing all texts of a catalogue may take: minutes of two cores."""
 _KEPT = 8_000_000  # entries of a block of results
 
 
@@ -58,41 +59,38 @@ def word_vectors(texts: Sequence[str]) -> Any:
         return csr_matrix((len(texts), 0))
 
 
-def alike(vectors: Any, targets: np.ndarray, k: int, budget: int | None = None) -> Iterator[Any]:
+def alike(vectors: Any, targets: np.ndarray, k: int, budget: int = BUDGET) -> Iterator[Any]:
     """The k targets with the highest cosine for every row, without the row itself, in consecutive blocks of rows.
 
     vectors: (N, F) CSR with rows of length one or zero. targets: (T,) rows, ascending. budget: multiplications allowed
-    in all; None: no bound. Yields (n, N) CSR float32, best first within a row; of equal cosines at the end of a row any
+    in all. Yields (n, N) CSR float32, best first within a row; of equal cosines at the end of a row any
     may be kept, always the same ones.
     """
     from scipy.sparse import csr_matrix
-    from sparse_dot_topn import sp_matmul_topn
 
     number = vectors.shape[0]
     rows = vectors.astype(np.float32)
     others = rows[targets].T.tocsr()
     kept = _telling(np.bincount(rows.indices, minlength=rows.shape[1]), np.diff(others.indptr), budget)
     rows, others = rows[:, kept], others[kept]
-    threads, height = get_settings().threads or num_cores(), max(1, _KEPT // (k + 1))
+    height = max(1, _KEPT // (k + 1))
     for start in range(0, number, height):
         stop = min(start + height, number)
-        best = sp_matmul_topn(rows[start:stop], others, top_n=k + 1, sort=True, n_threads=threads)
+        best = highest_products(rows[start:stop], others, k + 1)
         row = np.repeat(np.arange(stop - start), np.diff(best.indptr))
         item = targets[best.indices]
         other = item != row + start
         row, item, weight = row[other], item[other], best.data[other]
-        starts = np.searchsorted(row, np.arange(stop - start + 1))
-        within = np.arange(len(row)) - starts[row] < k
+        within = place_in_row(row, stop - start) < k
         counts = np.bincount(row[within], minlength=stop - start)
         yield csr_matrix(
             (weight[within], item[within], np.concatenate([[0], np.cumsum(counts)])), shape=(stop - start, number)
         )
 
 
-def _telling(in_rows: np.ndarray, in_targets: np.ndarray, budget: int | None) -> np.ndarray:
+def _telling(in_rows: np.ndarray, in_targets: np.ndarray, budget: int) -> np.ndarray:
     """Numbers of the terms, ascending, that tell two items alike; the cheapest ones, where the budget ends."""
     cost = in_rows.astype(np.int64) * in_targets
     order = np.argsort(cost, kind="stable")
-    if budget is not None:
-        order = order[np.cumsum(cost[order]) <= budget]
+    order = order[np.cumsum(cost[order]) <= budget]
     return np.sort(order[(in_rows[order] > 1) & (in_targets[order] > 0)])

@@ -1,5 +1,7 @@
 """The teacher: what follows and what reads alike is drawn, what the user has is not."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -40,7 +42,7 @@ def test_own_items_are_candidates_where_things_are_taken_again():
     assert dict(zip(items[0].tolist(), chances[0].tolist(), strict=True)).get(0, 0.0) == 0.0
 
 
-@pytest.mark.parametrize("text", ["", "a", "?!"])  # none of them is a word
+@pytest.mark.parametrize("text", ["", "?!"])  # none of them is a word
 def test_successions_without_words(text):
     teacher = Teacher.fit(ROWS, STARTS, [text] * 6, TeacherParams(candidates=6))
     assert teacher.similar[0, 2] == 2.0
@@ -76,3 +78,44 @@ def test_equal_seeds_draw_equal_items():
     assert (
         draw(items, chances, 20, np.random.default_rng(3)) == draw(items, chances, 20, np.random.default_rng(3))
     ).all()
+
+
+def test_candidates_equal_a_dense_product():
+    rng = np.random.default_rng(5)
+    lengths = rng.integers(1, 9, 40)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    rows = rng.integers(0, 25, starts[-1])
+    texts = [" ".join(rng.choice([f"w{n}" for n in range(12)], 3)) for _ in range(25)]
+    params = TeacherParams(candidates=7, last=3, sharpness=2.0, text_weight=0.5)
+    teacher = Teacher.fit(rows, starts, texts, params)
+    places = np.arange(len(rows))
+    items, chances = teacher.candidates(rows, starts, places)
+    dense = teacher.similar.toarray()
+    for place in places:
+        user = np.searchsorted(starts, place, side="right") - 1
+        score = sum(0.8**back * dense[rows[place - back]] for back in range(3) if place - back >= starts[user])
+        score[np.unique(rows[starts[user] : starts[user + 1]])] = 0
+        best = np.sort(score)[::-1][:7] ** 2
+        np.testing.assert_allclose(chances[place], best / max(best.sum(), 1e-9), rtol=1e-4, atol=1e-6)
+        known = items[place] >= 0
+        np.testing.assert_allclose(
+            score[items[place][known]] ** 2 / max(best.sum(), 1e-9), chances[place][known], rtol=1e-4
+        )
+        assert (chances[place][~known] == 0).all()
+
+
+def test_no_pair_of_all_items_is_held():
+    """Thirty thousand items: a float for each pair would take 3.6 GB, and one for each event and item 600 MB."""
+    rng = np.random.default_rng(6)
+    number = 30_000
+    texts = [f"w{a} w{b}" for a, b in rng.integers(0, 2_000, (number, 2)).tolist()]
+    rows, starts = rng.integers(0, number, 5_000), np.arange(0, 5_001, 10)
+    tracemalloc.start()
+    try:
+        teacher = Teacher.fit(rows, starts, texts, TeacherParams())
+        items, _ = teacher.candidates(rows, starts, np.arange(len(rows)))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert items.shape == (5_000, 30)
+    assert peak < 200 * 2**20, f"{peak / 2**20:.0f} MiB"

@@ -145,7 +145,7 @@ def test_layout(world: Any, scored: Any, rows: list[dict[str, Any]]) -> None:
     model = scores["methods"]["model"]
     for protocol, figures in scores["sid_level"].items():
         assert figures["num_queries"] == model[protocol]["num_queries"]
-    methods = {"model", "popularity", "item_knn", "text_knn", "knn_sum", "star", "sasrec"}
+    methods = {"model", "popularity", "own", "item_knn", "text_knn", "knn_sum", "star", "sasrec"}
     assert set(scores["methods"]) == methods
     for figures in (*scores["methods"].values(), scores["sid_level"]):
         assert set(figures) == {"seen_masked", "not_masked"}
@@ -208,7 +208,7 @@ def test_a_sample_is_drawn_by_the_seed(world: Any, tmp_path: Path, rows: list[di
     params = PARAMS.model_copy(update={"max_queries": 5, "sasrec_steps": 0, "text_baselines": False})
     scores = score(world, tmp_path / "a", params)
     assert scores["num_queries"] == 5
-    assert set(scores["methods"]) == {"model", "popularity", "item_knn"}
+    assert set(scores["methods"]) == {"model", "popularity", "own", "item_knn"}
     chosen = [(p["user_id"], p["day"]) for p in read_parquet(tmp_path / "a" / "predictions.parquet").to_pylist()]
     everyone = [(row["user_id"], row["day"]) for row in rows]
     assert [key for key in everyone if key in chosen] == chosen

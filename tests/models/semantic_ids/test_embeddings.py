@@ -47,6 +47,13 @@ def test_terms_are_words_pairs_and_characters_of_unspaced_scripts() -> None:
     assert terms_of(" -?! ") == []
 
 
+@given(st.text(st.characters(max_codepoint=127), max_size=30))
+def test_terms_of_ascii_are_those_of_any_text(text: str) -> None:
+    """A word of another script takes the way of all scripts; what stands before it is not changed by it."""
+    words = [term for term in terms_of(text) if " " not in term]
+    assert [term for term in terms_of(f"{text} é") if " " not in term] == [*words, "é"]
+
+
 @given(st.text(max_size=40))
 def test_terms_take_any_text(text: str) -> None:
     assert all(term.strip() for term in terms_of(text))
