@@ -188,8 +188,6 @@ def test_new_items_are_other_ones_each_day(example: ModuleType, day: date, passe
     for recall, side in ((0.0, scores), (0.3, champion)):
         few = {protocol: {"recall@10": recall, "recall@10_se": 0.01} for protocol in ("seen_masked", "not_masked")}
         side["slices"]["items"] = {"new": few}
-            "new": {p: {"recall@10": recall, "recall@10_se": 0.01} for p in ("seen_masked", "not_masked")}
-        }
     assert judge(scores, example.make_sids_report(), champion, GateParams()).passed is passes
 
 
