@@ -40,6 +40,7 @@ from benchmarks.measuring.hardware import hardware, versions  # noqa: E402
 from benchmarks.measuring.leave_one_out import CUTS, LeaveOneOut, compare, measure, read_leave_one_out  # noqa: E402
 from models.baselines.item_knn import ItemKnn  # noqa: E402
 from models.baselines.knn_sum import KnnSum  # noqa: E402
+from models.baselines.own import Own  # noqa: E402
 from models.baselines.popularity import Popularity  # noqa: E402
 from models.baselines.ranking import rank_items, recent_items  # noqa: E402
 from models.baselines.sasrec import SasRec  # noqa: E402
@@ -136,6 +137,10 @@ def run_popularity(run: Run) -> Ranked:
 
 def run_item_knn(run: Run) -> Ranked:
     return rank(run, lambda: ItemKnn.fit(run.task.shuffled_days(run.seed), run.task.item_ids, **KNN))
+
+
+def run_own(run: Run) -> Ranked:
+    return rank(run, lambda: Own.fit(run.task.histories, run.task.item_ids))
 
 
 def run_file_order(run: Run) -> Ranked:
@@ -277,6 +282,7 @@ class Method:
 RANKED = RankedParams().to_json()
 METHODS = {
     "popularity": Method(run_popularity),
+    "own": Method(run_own),
     "item_knn": Method(run_item_knn, KNN),
     "text_knn": Method(run_text_knn),
     "knn_sum": Method(run_knn_sum, {**KNN, "text_weight": TEXT_WEIGHT}),

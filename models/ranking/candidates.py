@@ -147,6 +147,9 @@ def best(items: np.ndarray, scores: np.ndarray, allows: Mask, size: int) -> Name
     """The `size` allowed items of the highest scores, ties by number."""
     kept = np.flatnonzero(allows(items))
     items, scores = items[kept], scores[kept]
+    if len(items) > size:  # thousands of neighbours: only those that can be among the best are sorted
+        kept = np.flatnonzero(scores >= np.partition(scores, len(scores) - size)[len(scores) - size])
+        items, scores = items[kept], scores[kept]
     order = np.lexsort((items, -scores))[:size]
     return items[order], scores[order]
 

@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 
 _KINDS = ("score", "share", "place")
 _USER_ITEM = ("own_count", "own_days", "own_part", "own_rhythm")
-_ITEM = ("item_count", "item_recent", "item_trend", "item_age_days", "item_price", "item_price_ratio")
+_LAST = ("next_last", "together_last")
+_ITEM = ("item_count", "item_daily", "item_recent", "item_trend", "item_age_days", "item_price", "item_price_ratio")
 _SID = ("sid_first", "sid_prefix")
 _USER = ("user_events", "user_repeats", "user_days", "user_unseen")
-FEATURES = (*(f"{source}_{kind}" for source in SOURCES for kind in _KINDS), *_USER_ITEM, *_ITEM, *_SID, *_USER)
+FEATURES = (*(f"{source}_{kind}" for source in SOURCES for kind in _KINDS), *_USER_ITEM, *_LAST, *_ITEM, *_SID, *_USER)
 """share: of the best score of the source. own_rhythm: days since the last event of the item, in gaps between its
-events. item_trend: the last week against the last four. item_price_ratio: logarithm, against what the user pays.
-sid_first, sid_prefix: share of the newest 100 items of the history with the same first code, the same first two.
+events. next_last, together_last: part of the weights of the newest item's neighbours. item_daily: events a day since
+its publication. item_trend: the last week against the last four. item_price_ratio: logarithm, against what the user
+pays. sid_first, sid_prefix: share of the newest 100 items of the history with the same first code, the same first two.
 user_unseen: whether items of the history are not allowed."""
 MODEL = ("beam", "fresh_beam", "sid")
 """Groups of features that come from the model and its SIDs."""
@@ -49,20 +51,28 @@ def features(shelf: Shelf, visit: Visit, candidates: Candidates, unseen_only: bo
     found[:, 2:at:3] = candidates.places
     found[:, at : at + 4] = _use_of(visit, items)
     at += len(_USER_ITEM)
+    newest = visit.context if visit.context >= 0 else int(visit.items[-1]) if len(visit.items) else -1
+    if 0 <= newest < len(shelf.memory.item_ids):
+        for place, table in enumerate(("next", "together")):
+            found[:, at + place] = _share_of_row(shelf.memory.tables[table].row(newest), items)
+    at += len(_LAST)
     published, price = shelf.published_ms[items], shelf.price[items]
     found[:, at] = shelf.count[items]
-    found[:, at + 1] = shelf.recent[items]
-    found[:, at + 2] = (shelf.week[items] + 1) / (shelf.month[items] / 4 + 1)
-    found[:, at + 3] = np.where(published < 0, np.nan, (visit.now - published) / DAY_MS)
-    found[:, at + 4] = price
+    age = np.where(published < 0, np.nan, (visit.now - published) / DAY_MS)
+    # Counts end with the memory, and so do the days in which they came together.
+    found[:, at + 1] = shelf.count[items] / np.maximum(age - (visit.now - shelf.memory.end_ms) / DAY_MS, 1.0)
+    found[:, at + 2] = shelf.recent[items]
+    found[:, at + 3] = (shelf.week[items] + 1) / (shelf.month[items] / 4 + 1)
+    found[:, at + 4] = age
+    found[:, at + 5] = price
     paid = shelf.price[visit.items]
     paid = paid[np.isfinite(paid)]
     if len(paid):
-        found[:, at + 5] = np.log1p(price) - np.log1p(paid).mean()
+        found[:, at + 6] = np.log1p(price) - np.log1p(paid).mean()
     at += len(_ITEM)
-    newest = visit.items[-_SID_LAST:]
+    last = visit.items[-_SID_LAST:]
     for level in range(LEVELS):
-        found[:, at + level] = _share_of(shelf.prefixes[level, newest], shelf.prefixes[level, items])
+        found[:, at + level] = _share_of(shelf.prefixes[level, last], shelf.prefixes[level, items])
     at += len(_SID)
     found[:, at] = len(visit.items)
     if len(visit.items):
@@ -76,6 +86,17 @@ def _largest(scores: np.ndarray) -> np.ndarray:
     """(S,) the largest absolute score of each source, 1 where there is none."""
     largest = np.abs(np.nan_to_num(scores)).max(axis=0, initial=0.0)
     return np.where(largest > 0, largest, 1.0).astype(np.float32)
+
+
+def _share_of_row(row: tuple[np.ndarray, np.ndarray], items: np.ndarray) -> np.ndarray:
+    """(n,) each item's part of the weights of a row of a table, 0 where it is not among the row's neighbours."""
+    neighbours, weights = row
+    shares = np.zeros(len(items))
+    at = np.searchsorted(items, neighbours).clip(max=max(len(items) - 1, 0))
+    if len(items):
+        there = items[at] == neighbours
+        shares[at[there]] = weights[there] / weights.sum()
+    return shares
 
 
 def _use_of(visit: Visit, items: np.ndarray) -> np.ndarray:
