@@ -31,6 +31,8 @@ _GONE: dict[str, LiteralString] = {
     "max_behind_popularity_se": "this setting is gone, max_behind_se holds for every method; rename it",
 }
 
+_NEW = "items/new"
+
 
 class GateParams(Params):
     """Thresholds of the gate: recipe section `gate`."""
@@ -266,9 +268,16 @@ def _slice_floors(scores: Mapping[str, Any], params: GateParams) -> Iterator[Che
 def _against_champion_slices(
     scores: Mapping[str, Any], champion: Mapping[str, Any], params: GateParams
 ) -> Iterator[Check]:
-    """Slices that both have and that carry a standard error; without one a small slice would block by chance."""
+    """Slices that both have and that carry a standard error; without one a small slice would block by chance.
+
+    Which items are new is another set each day, a few that happen to sell or not (on the sample .23 one day and none
+    the next, with 218 and 70 queries): errors over users say nothing about that, so days are not compared by it.
+    """
     old = _slices(champion, params.protocol)
+    same_day = scores.get("as_of") == champion.get("as_of")
     for name, new in _slices(scores, params.protocol).items():
+        if name == _NEW and not same_day:
+            continue
         figures = [[number(side, key) for key in ("recall@10", "recall@10_se")] for side in (new, old.get(name, {}))]
         if any(figure is None for side in figures for figure in side):
             continue

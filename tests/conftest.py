@@ -22,18 +22,6 @@ hypothesis.settings.load_profile("plumline")
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers (`-n 2 --dist loadgroup`) a room stays together: its session fixtures are made once.
-
-    The documented commands have a home of their own and are as long as all other end-to-end tests.
-    """
-    for item in items:
-        room = item.path.relative_to(ROOT / "tests").parts
-        name = "documented" if room[-1] == "test_documented.py" else "/".join(room[:-1][:2])
-        item.add_marker(pytest.mark.xdist_group(name))
-
-
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The repository."""

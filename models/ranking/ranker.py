@@ -70,7 +70,7 @@ class RankerParams(Params):
     """What is ordered."""
     trees: LambdarankParams = LambdarankParams()
     """What orders."""
-    max_negatives: int = Field(default=60, ge=1)
+    max_negatives: int = Field(default=150, ge=1)
     """Candidates of a label group that were not taken; more are drawn from."""
     min_queries: int = Field(default=100, ge=1)
     """User-days with labels below which nothing is learned and places are fused."""

@@ -82,7 +82,17 @@ TEMPERATURES = 0.001, 100.0
 """Between these a sample is one; below, a step's log-probabilities would not fit into float32."""
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class Search:
+    """One of several searches after the same prompts; see `beam_search`."""
+
+    index: Trie | None
+    width: int
+    delta: Trie | None = None
+    allowed: Sequence[Allowed] | None = None
+    choice: Choice = BEST
+
+
 def beam_search(
     model: Any,
     prompts: Sequence[Sequence[int]],
@@ -96,7 +106,6 @@ def beam_search(
     allowed: Sequence[Allowed] | None = None,
     over_slice: bool = False,
     choice: Choice = BEST,
-    decoder: Decoder | None = None,
 ) -> list[Beams]:
     """The `width` best SIDs after each prompt, or fewer where fewer exist and are allowed.
 
@@ -106,71 +115,111 @@ def beam_search(
     delta: further SIDs, some of them perhaps in the index too. allowed: what each request may get.
     over_slice: normalise the log-probabilities of each step over the codes of the level (and compute no other logits);
     else over the whole vocabulary, so that a score is the model's own log-probability.
-    decoder: has run these prompts for an earlier search, and has room for this one: they are not run again.
     Raises InputError if the model or the index does not fit or nothing is allowed to a request, PlumlineError if the
     model yields no finite numbers.
     """
-    _check(model, prompts, space, index, delta, width, allowed)
-    choice.check(space.num_levels)
-    if not prompts:
-        return []
+    check_model(model)
     trie = Trie.of(index, device) if isinstance(index, Index) else index
-    if decoder is None:
-        decoder = Decoder(model, prompts, width * (space.num_levels - 1), device)
-    else:
-        decoder.rewind()
-    num_rows = len(prompts)
-    state = State.roots(num_rows, trie, delta, device)
-    score_BK = torch.zeros(num_rows, 1, dtype=decoder.score_type, device=device)
-    codes_BKL = torch.zeros(num_rows, 1, 0, dtype=torch.int64, device=device)
-    lottery = _Lottery(choice, num_rows, decoder.score_type) if choice.temperature is not None else None
-    for level, (size, offset) in enumerate(zip(space.sizes, space.offsets, strict=True)):
-        # 1. Log-probabilities of this level's codes, after every beam, and those that may follow.
-        logp_BKS = decoder.log_probabilities(sid_base + offset, size, over_slice)
-        candidates = expand(trie, delta, level, state, logp_BKS, score_BK, allowed)
-        # 2. The best (or drawn) of them, still in lexicographic order.
-        key_BC = candidates.score
-        if lottery is not None:
-            key_BC = lottery.draw(candidates.score.unflatten(1, (-1, candidates.branch)), score_BK).flatten(1)
-        if choice.cap is not None and level + 1 >= choice.cap_level:
-            key_BC = _capped(key_BC, _branches(codes_BKL, candidates, choice.cap_level), min(choice.cap, width))
-        keep_BK = _best(key_BC, width)
-        dead_BK = keep_BK < 0
-        keep_BK = keep_BK.clamp(min=0)  # a row with fewer beams than another repeats a candidate, dead by its score
-        score_BK = candidates.score.gather(1, keep_BK).masked_fill(dead_BK, DEAD)
-        if lottery is not None:
-            lottery.keep(key_BC, keep_BK, dead_BK)
-        parent_BK, code_BK, state = candidates.chosen(keep_BK)
-        codes_BKL = torch.cat(
-            [codes_BKL.gather(1, parent_BK[..., None].expand(-1, -1, level)), code_BK[..., None]], dim=-1
-        )
-        # 3. Run the model on the new tokens.
-        if level + 1 < space.num_levels:
-            decoder.append(parent_BK, sid_base + offset + code_BK)
-    order_BK = score_BK if lottery is None else lottery.key_BK
-    return [_sorted(*row) for row in zip(codes_BKL, score_BK, order_BK, strict=True)]
+    search = Search(trie, width, delta, allowed, choice)
+    about = {"space": space, "sid_base": sid_base, "device": device, "over_slice": over_slice}
+    return beam_searches(model, prompts, [search], **about)[0]  # type: ignore[arg-type]
 
 
-def _check(
+@torch.inference_mode()
+def beam_searches(
     model: Any,
     prompts: Sequence[Sequence[int]],
+    searches: Sequence[Search],
+    *,
     space: SidSpace,
-    index: Index | Trie | None,
-    delta: Trie | None,
-    width: int,
-    allowed: Sequence[Allowed] | None,
-) -> None:
+    sid_base: int,
+    device: torch.device | str,
+    over_slice: bool = False,
+) -> list[list[Beams]]:
+    """What `beam_search` finds, for each of several searches: their beams go through the model side by side.
+
+    A prompt is run once, and the model is run as often as for one search: a pass over few tokens costs hardly more than
+    a pass over one.
+    """
     check_model(model)
-    if width < 1:
-        raise InputError(f"beam width {width}: at least 1")
-    for trie in (index, delta):
+    for search in searches:
+        _check(prompts, space, search)
+    if not prompts or not searches:
+        return [[] for _ in searches]
+    room = sum(search.width for search in searches) * (space.num_levels - 1)
+    decoder = Decoder(model, prompts, room, device)
+    walks = [_Walk(search, len(prompts), decoder.score_type, device) for search in searches]
+    for level, (size, offset) in enumerate(zip(space.sizes, space.offsets, strict=True)):
+        # 1. Log-probabilities of this level's codes after every beam, those of the searches side by side.
+        logp_BKS = decoder.log_probabilities(sid_base + offset, size, over_slice)
+        parents, tokens, start = [], [], 0
+        for walk in walks:
+            # 2. Each search takes its best (or draws) of what it allows.
+            num_beams = walk.num_beams
+            parent_BK, code_BK = walk.step(level, logp_BKS[:, start : start + num_beams])
+            parents.append(parent_BK + start)
+            tokens.append(sid_base + offset + code_BK)
+            start += num_beams if level else 0  # all of them begin at the prompt's last token
+        # 3. Run the model on the new tokens.
+        if level + 1 < space.num_levels:
+            decoder.append(torch.cat(parents, dim=1), torch.cat(tokens, dim=1))
+    return [walk.beams() for walk in walks]
+
+
+class _Walk:
+    """One search on its way down the levels. Its beams stand in the lexicographic order of their codes."""
+
+    def __init__(self, search: Search, num_rows: int, score_type: torch.dtype, device: torch.device | str) -> None:
+        self._search, choice = search, search.choice
+        self._state = State.roots(num_rows, search.index, search.delta, device)
+        self._score_BK = torch.zeros(num_rows, 1, dtype=score_type, device=device)
+        self._codes_BKL = torch.zeros(num_rows, 1, 0, dtype=torch.int64, device=device)
+        self._lottery = _Lottery(choice, num_rows, score_type) if choice.temperature is not None else None
+
+    @property
+    def num_beams(self) -> int:
+        """Beams a request, dead ones too."""
+        return self._score_BK.shape[1]
+
+    def step(self, level: int, logp_BKS: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Go on by one level. Returns of each new beam the beam that it continues, and its code, (B, K) each."""
+        search, choice, lottery = self._search, self._search.choice, self._lottery
+        candidates = expand(search.index, search.delta, level, self._state, logp_BKS, self._score_BK, search.allowed)
+        key_BC = candidates.score
+        if lottery is not None:
+            key_BC = lottery.draw(candidates.score.unflatten(1, (-1, candidates.branch)), self._score_BK).flatten(1)
+        if choice.cap is not None and level + 1 >= choice.cap_level:
+            branches = _branches(self._codes_BKL, candidates, choice.cap_level)
+            key_BC = _capped(key_BC, branches, min(choice.cap, search.width))
+        keep_BK = _best(key_BC, search.width)
+        dead_BK = keep_BK < 0
+        keep_BK = keep_BK.clamp(min=0)  # a row with fewer beams than another repeats a candidate, dead by its score
+        self._score_BK = candidates.score.gather(1, keep_BK).masked_fill(dead_BK, DEAD)
+        if lottery is not None:
+            lottery.keep(key_BC, keep_BK, dead_BK)
+        parent_BK, code_BK, self._state = candidates.chosen(keep_BK)
+        before_BKL = self._codes_BKL.gather(1, parent_BK[..., None].expand(-1, -1, level))
+        self._codes_BKL = torch.cat([before_BKL, code_BK[..., None]], dim=-1)
+        return parent_BK, code_BK
+
+    def beams(self) -> list[Beams]:
+        """Of each request, best first (or as drawn)."""
+        order_BK = self._score_BK if self._lottery is None else self._lottery.key_BK
+        return [_sorted(*row) for row in zip(self._codes_BKL, self._score_BK, order_BK, strict=True)]
+
+
+def _check(prompts: Sequence[Sequence[int]], space: SidSpace, search: Search) -> None:
+    if search.width < 1:
+        raise InputError(f"beam width {search.width}: at least 1")
+    for trie in (search.index, search.delta):
         if trie is not None and tuple(trie.sizes) != tuple(space.sizes):
             raise InputError(
                 f"index of levels {trie.sizes} beside a vocabulary of levels {space.sizes}: two releases mixed"
             )
-    if allowed is None:
+    search.choice.check(space.num_levels)
+    if (allowed := search.allowed) is None:
         return
-    if index is None:
+    if search.index is None:
         raise InputError("rules without an index: a rule is about items, which only an index has")
     if len(allowed) != len(prompts):
         raise InputError(f"{len(allowed)} rules for {len(prompts)} prompts: one each")

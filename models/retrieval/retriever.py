@@ -259,9 +259,9 @@ class Retriever:
         from models.retrieval.beam import Beams
 
         levels = self.vocabulary.space.num_levels
-        if (width := min((ask.width for ask in asks), default=1)) < 1:
-            raise InputError(f"beam width {width}: at least 1")
-        width = max((ask.width for ask in asks), default=1)
+        if (least := min((ask.width for ask in asks), default=1)) < 1:
+            raise InputError(f"beam width {least}: at least 1")
+        width = sum(ask.width for ask in asks)
         nothing = Beams(np.zeros((0, levels), dtype=np.int64), np.zeros(0, dtype=np.float32))
         found = [dict.fromkeys(range(len(requests)), nothing) for _ in asks]
         prompts = [self.prompt(request).token_ids for request in requests]
@@ -288,37 +288,45 @@ class Retriever:
 
     def _search_batch(self, prompts: list[list[int]], batch: list[int], asks: Sequence[Ask]) -> list[dict[int, Beams]]:
         """What each ask finds after these prompts, by the number of the request. batch: their numbers."""
-        from models.retrieval.beam import BEST, beam_search
-        from models.retrieval.decoder import Decoder
+        from models.retrieval.beam import BEST, Search, beam_searches
         from models.retrieval.trie import Allowed
 
-        levels, base, delta = self.vocabulary.space.num_levels, self.epoch.base, self.epoch.delta
-        decoder: Decoder | None = None
-        found: list[dict[int, Beams]] = []
+        searches, askers = [], []
         for ask in asks:
-            asked = [number for number in batch if _has_any(ask, number)]
+            asked = {number for number in batch if _has_any(ask, number)}
+            askers.append(asked)
             if not asked:
-                found.append({})
                 continue
-            if decoder is None and len(asks) > 1:
-                decoder = Decoder(self.model, prompts, max(ask.width for ask in asks) * (levels - 1), self.device)
+            if ask.allowed is None:
+                searches.append(Search(None, ask.width, choice=ask.choice or BEST))
+                continue
             # A request that may get nothing from this ask rides along, and what it finds is thrown away.
-            rules = [(ask.allowed[n] if ask.allowed is not None and n in asked else None) or Allowed() for n in batch]
-            results = beam_search(
+            rules = [(ask.allowed[n] if n in asked else None) or Allowed() for n in batch]
+            limited = any(one.base is not None or one.delta is not None for one in rules)
+            base, delta = self.epoch.base, self.epoch.delta
+            searches.append(
+                Search(
+                    base.trie(self.device),
+                    ask.width,
+                    delta=None if delta is None else delta.trie(self.device),
+                    allowed=rules if limited else None,
+                    choice=ask.choice or BEST,
+                )
+            )
+        found = iter(
+            beam_searches(
                 self.model,
                 prompts,
+                searches,
                 space=self.vocabulary.space,
                 sid_base=self.vocabulary.sid_base,
-                index=None if ask.allowed is None else base.trie(self.device),
-                delta=None if ask.allowed is None or delta is None else delta.trie(self.device),
-                allowed=rules if any(one.base is not None or one.delta is not None for one in rules) else None,
-                width=ask.width,
                 device=self.device,
-                choice=ask.choice or BEST,
-                decoder=decoder,
             )
-            found.append({n: one for n, one in zip(batch, results, strict=True) if n in asked})
-        return found
+        )
+        return [
+            {n: one for n, one in zip(batch, next(found), strict=True) if n in asked} if asked else {}
+            for asked in askers
+        ]
 
 
 def _each(search: Callable[[list[int]], list[dict[int, Beams]]], batches: list[list[int]]) -> Iterator[Any]:

@@ -20,7 +20,14 @@ TINY = {
     "vocabulary": {"text_tokens": 300},
     "cpt": {"steps": 6, "model": {"hidden": 32, "layers": 2, "heads": 2, "kv_heads": 2, "intermediate": 64}},
     "sft": {"steps": 6, "daily_steps": 3},
-    "scores": {"sasrec_steps": 5, "width": 10},
+    "ranker": {
+        "max_queries": 120,
+        "leave_one_out_queries": 20,
+        "min_queries": 20,
+        "candidates": {"width": 10, "fresh_width": 5},
+        "trees": {"rounds": 20, "min_leaf": 20},
+    },
+    "scores": {"sasrec_steps": 5, "width": 10, "hallucination_queries": 20},
     # six steps teach nothing: what is tested here is the loop, the gate's own limits are tested beside it
     "gate": {"max_hallucination_rate": 1.0, "min_uniqueness": 0.0, "max_drop_se": 1e9, "max_behind_se": 1e9},
     "monitor": {"max_hallucination_percent": 100},

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -180,6 +180,15 @@ def test_drop_of_one_slice_alone_blocks(example: ModuleType) -> None:
     champion["slices"]["history"]["short"]["recall@10"] = 0.4
     verdict = judge(scores, example.make_sids_report(), champion, GateParams())
     assert [check.name for check in verdict.failures] == ["slice/history/short/champion"]
+
+
+@pytest.mark.parametrize(("day", "passes"), [(DAY, False), (DAY + timedelta(days=1), True)])
+def test_new_items_are_other_ones_each_day(example: ModuleType, day: date, passes: bool) -> None:
+    scores, champion = example.make_scores(DAY), example.make_scores(day)
+    for recall, side in ((0.0, scores), (0.3, champion)):
+        few = {protocol: {"recall@10": recall, "recall@10_se": 0.01} for protocol in ("seen_masked", "not_masked")}
+        side["slices"]["items"] = {"new": few}
+    assert judge(scores, example.make_sids_report(), champion, GateParams()).passed is passes
 
 
 @pytest.mark.parametrize(("now", "before", "passes"), [(70, 100, True), (69, 100, False), (0, None, False)])

@@ -46,7 +46,7 @@ def test_no_baseline_allocates_queries_times_items(
         peaks[name] = peak_of(lambda ranker=ranker: ranker.rank(lists, 10, [set(one) for one in lists]))
     peaks["star"] = peak_of(lambda: Star.fit(histories, ids, ids, vectors).rank(lists, 10, [set(one) for one in lists]))
     dense = NUM_QUERIES * NUM_ITEMS * 8
-    assert max(peaks.values()) < dense / 2, {name: f"{peak / 2**20:.0f} MiB" for name, peak in peaks.items()}
+    assert max(peaks.values()) < 0.7 * dense, {name: f"{peak / 2**20:.0f} MiB" for name, peak in peaks.items()}
 
 
 def peak_of(work: Callable[[], object]) -> int:

@@ -45,3 +45,12 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(InputError, match="8 and 9"):
         Bits.full(8) & Bits.full(9)
     assert len(Bits.at(np.array([1, 1, 1]), 9)) == 1
+
+
+@given(two_sets(), st.lists(st.integers(-3, 69), max_size=20))
+def test_many_are_asked_at_once(example: tuple[int, set[int], set[int]], positions: list[int]) -> None:
+    size, members, _ = example
+    asked = np.array([position for position in positions if position < size], dtype=np.int64)
+    found = bits(members, size).has(asked)
+    assert found.dtype == bool
+    assert found.tolist() == [position in members for position in asked.tolist()]  # below zero is no member

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from features.catalog import Catalog
 from models.retrieval import beam
 from models.retrieval.beam import Beams
-from models.retrieval.retriever import Request, Retriever
+from models.retrieval.retriever import Ask, Request, Retriever
 from models.semantic_ids.table import SidTable
 from plumline.errors import InputError, MixedReleaseError
 from plumline.sid import SidSpace
@@ -60,12 +60,17 @@ def test_requests_go_sixteen_at_a_time_or_as_many_as_fit_the_memory(
     """The mask of one pass has at most 2**24 entries: requests x beams x (prompt and the codes of all beams)."""
     found: list[int] = []
 
-    def search(model: Any, prompts: list[list[int]], **about: Any) -> list[Beams]:
+    def search(model: Any, prompts: list[list[int]], searches: list[beam.Search], **about: Any) -> list[list[Beams]]:
         found.append(len(prompts))
-        return [Beams(np.zeros((0, 3), dtype=np.int64), np.zeros(0, dtype=np.float32)) for _ in prompts]
+        nothing = Beams(np.zeros((0, 3), dtype=np.int64), np.zeros(0, dtype=np.float32))
+        return [[nothing] * len(prompts) for _ in searches]
 
-    monkeypatch.setattr(beam, "beam_search", search)
-    retriever.beams([Request(history=[("item01", 0)])] * 40, width, constrained=False)
+    monkeypatch.setattr(beam, "beam_searches", search)
+    some = [Request(history=[("item01", 0)])] * 40
+    retriever.beams(some, width, constrained=False)
+    assert found == sizes
+    found.clear()
+    retriever.retrieve_each(some, [Ask(None, width // 2)] * 2, 10)  # beams of several searches stand side by side
     assert found == sizes
 
 
