@@ -44,8 +44,8 @@ def has_words(items: pa.Table, item_ids: Collection[str]) -> bool:
 def word_vectors(texts: Sequence[str], *, pairs: bool = True) -> Any:
     """(N, F) scipy CSR float64 of TF-IDF rows of length one (sublinear counts, Salton & Buckley 1988).
 
-    pairs: whether two neighbouring words are a term beside each of them. A text without a word has an empty row; if none
-    has one, F is 0.
+    pairs: whether two neighbouring words are a term beside each of them. A text without a word has an empty row; if
+    none has one, F is 0.
     """
     from scipy.sparse import csr_matrix
     from sklearn.feature_extraction.text import TfidfVectorizer
