@@ -17,7 +17,7 @@ from models.ranking.candidates import CandidateParams, Candidates
 from models.ranking.features import FEATURES
 from models.ranking.lambdarank import ALL
 from plumline import artifact
-from plumline.errors import CorruptArtifactError
+from plumline.stage import say
 
 if TYPE_CHECKING:
     from lightgbm import Booster
@@ -38,18 +38,23 @@ class Ranker:
 
     @staticmethod
     def load(folder: Path) -> Ranker:
-        """Read a `ranker` artifact. Raises MissingArtifactError, or CorruptArtifactError if it is of other features."""
+        """Read a `ranker` artifact; what it read of a candidate is found by name, so that older ones go on ordering.
+
+        Where a feature of it is known no more, places are fused, which is said. Raises MissingArtifactError.
+        """
         about = artifact.read_json(folder / "config.json")
-        if about["features"] != list(FEATURES):
-            raise CorruptArtifactError(f"{folder}: a ranker of other features; run the stage ranker again")
         booster = None
-        if about["kind"] == "lambdarank":
+        unknown = [name for name in about["features"] if name not in FEATURES]
+        if unknown:
+            say(f"{folder}: a ranker that reads {unknown[0]}, which this version does not know; places are fused")
+        elif about["kind"] == "lambdarank":
             import lightgbm
 
             booster = lightgbm.Booster(model_file=folder / "model.txt")
         return Ranker(
             CandidateParams.model_validate(about["candidates"]),
             booster,
+            columns=ALL if unknown else tuple(FEATURES.index(name) for name in about["features"]),
             verb=about["verb"],
             prefix_words=artifact.read_json(folder / "words.json"),
         )
