@@ -27,13 +27,14 @@ from models.ranking.features import features
 from models.ranking.frozen_ranker import Ranker
 from models.ranking.labels import Labels
 from models.ranking.lambdarank import ALL, WITHOUT_MODEL, LambdarankParams
+from models.ranking.ranker import RankerParams
 from models.ranking.shelf import DAY_MS, LEVELS, Shelf, prefixes_of
 from plumline.artifact import write_json
 from plumline.stage import hash_seed
 from plumline.tables import write_parquet
 
 PROTOCOLS = ("seen_masked", "not_masked")
-K, MAX_NEGATIVES = 10, 100
+K, MAX_NEGATIVES = 10, RankerParams().max_negatives
 _NO_DAY = date(1970, 1, 1)
 _NOTHING: Named = (np.zeros(0, np.int64), np.zeros(0))
 
