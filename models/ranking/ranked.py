@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 
 _HOUR_MS = 3_600_000
+_DIGITS = 3
 
 
 @dataclass(frozen=True)
@@ -178,10 +179,15 @@ class RankedRetriever:
         return Found(visit, candidates, beams, unseen_only)
 
     def _named(self, hits: list[Hit]) -> Named:
-        """Best first, also of a sample; every item of the index is on the shelf."""
-        ordered = sorted(hits, key=lambda hit: -hit.score)
-        numbers = np.asarray([self.shelf.number_of(hit.item_id) for hit in ordered], dtype=np.int64)
-        return numbers, np.asarray([hit.score for hit in ordered])
+        """Best first, also of a sample; every item of the index is on the shelf.
+
+        To three digits, equals in the order of their codes: another batch, or the same model in plain torch, rounds the
+        last bits of a score otherwise, and a tree would make another list of that.
+        """
+        scores = [round(hit.score, _DIGITS) for hit in hits]
+        order = sorted(range(len(hits)), key=lambda place: (-scores[place], hits[place].codes))
+        numbers = np.asarray([self.shelf.number_of(hits[place].item_id) for place in order], dtype=np.int64)
+        return numbers, np.asarray([scores[place] for place in order])
 
 
 def _both(one: Allowed | None, other: Allowed | None) -> Allowed | None:

@@ -53,6 +53,11 @@ def test_beyond_the_budget_the_commonest_terms_are_left_out() -> None:
     assert len(Neighbours.best_of(alike(vectors, everything, 4, budget=33 + 2), 4).items) == len(exact.items)
 
 
+def test_pairs_of_words_are_terms_if_asked_for() -> None:
+    assert word_vectors(["red lamp", "lamp red"]).shape == (2, 4)
+    assert word_vectors(["red lamp", "lamp red"], pairs=False).shape == (2, 2)
+
+
 def test_no_words_no_neighbours() -> None:
     vectors = word_vectors(["", "?!"])
     assert vectors.shape == (2, 0)
