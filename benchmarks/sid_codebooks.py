@@ -1,12 +1,13 @@
 """How large must codebooks be? Uniqueness of the SIDs of catalogues of many sizes against codebooks of many sizes.
 
-run   python benchmarks/sid_codebooks.py [--data DIR …] [--worlds 100 1000 …] [--codebooks 256,256 …] [--seeds 17 …]
-          [--recipe FILE] [--json FILE] [--cache DIR] [--quick]
+run   python benchmarks/sid_codebooks.py [--data DIR …] [--draw 2560 …] [--worlds 100 1000 …] [--codebooks 256,256 …]
+          [--seeds 17 …] [--recipe FILE] [--json FILE] [--cache DIR] [--quick]
 
-The recipe's embeddings and quantizer on every item of a folder (items.parquet, and events.parquet if there is one) or
-of a synthetic world (features/synthetic.py), with each codebooks that are named; `auto` is what the recipe word makes
-of the number of items. What quantizer.codebooks `auto` does (models/semantic_ids/codebook_sizes.py) was read off these
-rows. --json is written after every row and read again, so that a run that was stopped goes on where it was.
+The recipe's embeddings and quantizer on every item of a folder (items.parquet, and events.parquet if there is one), on
+so many of them drawn at random (--draw), and on synthetic worlds (features/synthetic.py), with each of the codebooks
+that are named; `auto` is what the recipe's word makes of the contents, and was read off these rows
+(models/semantic_ids/codebook_sizes.py). --json is written after every row and read again, so that a run that was
+stopped goes on where it was.
 --quick: one world of 1,000 items, two codebooks (seconds).
 
 Columns: items; contents: different vectors; alone: share of the items whose vector no other item has (no codebook can
@@ -20,6 +21,8 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +60,17 @@ def read_world(num_items: int) -> tuple[pa.Table, pa.Table]:
     return world.items.sort_by("item_id"), pairs
 
 
-def read_folder(folder: Path) -> tuple[pa.Table, pa.Table]:
-    """Items and pairs of a folder; without events there are no pairs."""
+def read_folder(folder: Path, num_drawn: int | None) -> tuple[pa.Table, pa.Table]:
+    """Items of a folder, all or so many, and the pairs of all; without events there are no pairs."""
     if (folder / "events.parquet").exists():
         data = read_dataset(folder)
-        return data.items, data.pairs(data.last_day)
-    items = rename(read_table(folder / "items.parquet"), ITEMS, {}).table.sort_by("item_id").combine_chunks()
-    return items, count_pairs(items.column("item_id").to_pylist(), [], window=5, min_count=2)
+        items, pairs = data.items, data.pairs(data.last_day)
+    else:
+        items = rename(read_table(folder / "items.parquet"), ITEMS, {}).table.sort_by("item_id").combine_chunks()
+        pairs = count_pairs(items.column("item_id").to_pylist(), [], window=5, min_count=2)
+    if num_drawn is not None:
+        items = items.take(np.sort(np.random.default_rng(17).permutation(items.num_rows)[:num_drawn]))
+    return items, pairs
 
 
 def embed(items: pa.Table, params: EmbeddingsParams, folder: Path) -> VectorFile:
@@ -113,6 +120,7 @@ def main() -> None:
     """Run what is missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, nargs="*", default=[ROOT / "examples/online_retail"], help="folders")
+    parser.add_argument("--draw", type=int, nargs="*", default=[], help="also so many items of each folder")
     parser.add_argument("--worlds", type=int, nargs="*", default=[100, 1000, 5000, 20000], help="items of each world")
     parser.add_argument("--codebooks", nargs="+", default=["auto"], help="256,256 or auto")
     parser.add_argument("--seeds", type=int, nargs="+", default=[17])
@@ -128,10 +136,15 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     if arguments.json and arguments.json.exists():
         rows = json.loads(arguments.json.read_text(encoding="utf-8"))["rows"]
-    sources = [*(("", folder) for folder in arguments.data), *((f"world {n}", n) for n in arguments.worlds)]
+    draws = (None, *arguments.draw)
+    sources: list[tuple[str, Callable[[], tuple[pa.Table, pa.Table]]]] = [
+        (f"{folder.name} {drawn or ''}".strip(), partial(read_folder, folder.resolve(), drawn))
+        for folder in arguments.data
+        for drawn in draws
+    ]
+    sources += [(f"world {size}", partial(read_world, size)) for size in arguments.worlds]
     with tempfile.TemporaryDirectory() as scratch:
-        for name, source in sources:
-            name = name or source.name
+        for name, read in sources:
             wanted = [
                 (asked, seed)
                 for seed in arguments.seeds
@@ -140,7 +153,7 @@ def main() -> None:
             ]
             if not wanted:
                 continue
-            items, pairs = read_world(source) if isinstance(source, int) else read_folder(source.resolve())
+            items, pairs = read()
             file = embed(items, embeddings, (arguments.cache or Path(scratch)) / name.replace(" ", "-"))
             say(f"{name}: {items.num_rows} items, {pairs.num_rows} pairs")
             contents = Contents.of(file)

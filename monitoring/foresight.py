@@ -6,8 +6,8 @@ has to do with how well a model answers (recall, hallucination, a churn that a g
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
+from math import prod
 from typing import Any
 
 from models.semantic_ids.codebook_sizes import codebook_sizes
@@ -15,14 +15,6 @@ from monitoring.gates import Check, GateParams, judge
 
 _DESCRIBE = "land more columns that describe the items (title, description, topics, channel, emb_…)"
 _GATES_LINE = "the gate would turn this release down, so nothing was trained"
-
-
-@dataclass(frozen=True)
-class Followed:
-    """How a release stands to those before it. base: it continues one, whose SIDs it has. previous: it follows one."""
-
-    base: bool = False
-    previous: bool = False
 
 
 def foresee_queries(stats: Mapping[str, Any], params: GateParams) -> str:
@@ -45,19 +37,25 @@ def foresee_queries(stats: Mapping[str, Any], params: GateParams) -> str:
 
 
 def foresee_sids(
-    report: Mapping[str, Any], quantizer: Mapping[str, Any], codebooks: Sequence[int], params: GateParams, to: Followed
+    report: Mapping[str, Any],
+    quantizer: Mapping[str, Any],
+    codebooks: Sequence[int],
+    params: GateParams,
+    *,
+    continues: bool = False,
 ) -> str:
     """What speaks against a release after the stage sids; "" if nothing does.
 
     report, quantizer: contents of sids/report.json and quantizer/report.json. codebooks: codes of each level.
+    continues: whether it has them from a base.
     """
     checks = judge({}, report, {}, params).checks
     if (check := _check("uniqueness", checks)) is not None:
-        mend = _other_codebooks(quantizer, codebooks, to)
+        mend = _other_codebooks(quantizer, codebooks, continues)
     elif (check := _check("uniqueness_with_tie_break", checks)) is not None:
         mend = f"{_DESCRIBE}, or set sids.tie_break: auto in the recipe"
     elif (check := _check("churn", checks)) is not None and check.observed is None:
-        mend = "plumline bootstrap follows nobody, and has no churn"
+        mend = "plumline bootstrap follows nobody, and is not asked what has moved"
     else:
         return ""
     return f"{check.name}: {check.reason}, and {_GATES_LINE}: {mend}"
@@ -77,15 +75,14 @@ def _check(name: str, checks: Sequence[Check]) -> Check | None:
     return next((check for check in checks if check.name == name and not check.passed), None)
 
 
-def _other_codebooks(quantizer: Mapping[str, Any], codebooks: Sequence[int], to: Followed) -> str:
-    """What makes more items alone on their SID: larger codebooks, and a command that may change them."""
+def _other_codebooks(quantizer: Mapping[str, Any], codebooks: Sequence[int], continues: bool) -> str:
+    """What makes more items alone on their SID: larger codebooks, and the command that may change them."""
     wanted = codebook_sizes(quantizer.get("num_contents", 0))
-    if wanted[0] <= codebooks[0]:
+    if prod(wanted) <= prod(codebooks):
         wanted = (2 * codebooks[0], *codebooks[1:])
-    if to.base or to.previous:
-        whose = "the release that it continues" if to.base else "the release that it follows"
+    if continues:
         return (
-            f"the codebooks {list(codebooks)} are those of {whose}; plumline bootstrap with quantizer.codebooks: auto "
-            f"or {list(wanted)} in the recipe makes all SIDs anew, or {_DESCRIBE}"
+            f"a day has the codebooks of the release that it continues, {list(codebooks)}; plumline retrain-sids makes "
+            f"new ones (quantizer.codebooks: auto, or {list(wanted)}), or {_DESCRIBE}"
         )
-    return f"set quantizer.codebooks: {list(wanted)} in the recipe (it has {list(codebooks)}), or {_DESCRIBE}"
+    return f"set quantizer.codebooks: {list(wanted)} in the recipe (now {list(codebooks)}), or {_DESCRIBE}"

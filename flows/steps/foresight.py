@@ -21,13 +21,13 @@ class ForeseenError(RefusedError):
     """The gate would say no, whatever is trained."""
 
 
-def foresee(home: Path, *, base: str, previous: str) -> dict[str, Callable[[], None]]:
+def foresee(home: Path, *, base: str) -> dict[str, Callable[[], None]]:
     """Stage → what looks at its artifact when it is finished, and raises ForeseenError.
 
-    base, previous: ids of the releases that this one continues or follows, "" for none.
+    base: id of the release that this one continues, "" for none.
     """
     params = load_params(home / read_params(home)["recipe"], "gate", GateParams)
-    artifacts, to = home / "artifacts", foresight.Followed(bool(base), bool(previous))
+    artifacts = home / "artifacts"
 
     def after_histories() -> None:
         _refuse(foresight.foresee_queries(artifact.read_json(artifacts / "histories" / "stats.json"), params))
@@ -35,7 +35,7 @@ def foresee(home: Path, *, base: str, previous: str) -> dict[str, Callable[[], N
     def after_sids() -> None:
         report, trained = (artifact.read_json(artifacts / name / "report.json") for name in ("sids", "quantizer"))
         codebooks = artifact.read_json(artifacts / "quantizer" / "config.json")["codebooks"]
-        _refuse(foresight.foresee_sids(report, trained, codebooks, params, to))
+        _refuse(foresight.foresee_sids(report, trained, codebooks, params, continues=bool(base)))
 
     def after_index() -> None:
         from models.retrieval.csr import read_index_item_ids

@@ -65,7 +65,7 @@ def produce(home: Path, *, as_of: date, base: str, previous: str, kind: str, ane
         for release_id in filter(None, (base, previous)):
             registry.restore(release_id)
         began = time.time()
-        finished = run_stages(graph, names, values, home, foresee(home, base=base, previous=previous))
+        finished = run_stages(graph, names, values, home, foresee(home, base=base))
         entry = seal_and_publish(str(home), base, previous, kind, parts)
         record_run(home, entry.release_id, parts["code"], finished, began)
     return _judge_and_promote(home, entry, fresh=True)

@@ -32,7 +32,7 @@ class QuantizerParams(Params):
     codebooks: tuple[int, ...] | Literal["auto"] = (2048, 1024, 512)
     """Codes of each level; falling (PLUM 2.1.2: 2048 / 2^(level-1)) or all alike (TIGER). `auto`: by the number of
     contents in the catalogue (`models.semantic_ids.codebook_sizes`); a retraining keeps those of the release it
-    follows, since others would move every SID."""
+    follows until the catalogue has outgrown them."""
     latent_dimensions: int = Field(default=64, ge=1)
     """Width of z and of a code."""
     hidden: int = Field(default=256, ge=1)

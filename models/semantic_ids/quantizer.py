@@ -12,6 +12,7 @@ Two kinds behind one reader: `rqvae` (SID-v2 of PLUM 2.1, and TIGER's RQ-VAE wit
 (principal components, then k-means of the residuals: no network, no co-occurrence; the strongest simple rival).
 """
 
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,18 +76,21 @@ def run(
 
 
 def sized(params: QuantizerParams, num_contents: int, old: SidTable | None = None) -> QuantizerParams:
-    """The same with numbers for codebooks `auto`: those of `old`, or by the number of contents. Says which."""
+    """The same with numbers for codebooks `auto`. Says which.
+
+    old: the table that a retraining follows; its sizes stay until the catalogue has outgrown them. A catalogue at the
+    border of two sizes must not change them every week, and one that has shrunk loses nothing by keeping them.
+    """
     if params.codebooks != "auto":
         return params
-    wanted = codebook_sizes(num_contents)
-    sizes = wanted if old is None else old.space.sizes[: old.prefixes.shape[1]]
-    if sizes == wanted:
-        say(f"quantizer: codebooks {list(sizes)} for {num_contents:,} different contents")
-    else:
-        say(
-            f"quantizer: codebooks {list(sizes)} of the release that this one follows, so that SIDs keep their names; "
-            f"for {num_contents:,} different contents plumline bootstrap would take {list(wanted)}, and move every SID"
-        )
+    sizes, why = codebook_sizes(num_contents), f"for {num_contents:,} different contents"
+    if old is not None:
+        before = old.space.sizes[: old.prefixes.shape[1]]
+        if prod(before) >= prod(sizes):
+            sizes, why = before, "as those of the release that this one follows"
+        else:
+            why += f", which have outgrown the {list(before)} of the release that this one follows"
+    say(f"quantizer: codebooks {list(sizes)} {why}")
     return params.model_copy(update={"codebooks": sizes})
 
 

@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 
-from monitoring.foresight import Followed, foresee_index, foresee_queries, foresee_sids
+from monitoring.foresight import foresee_index, foresee_queries, foresee_sids
 from monitoring.gates import GateParams, judge
 
 DAY, PARAMS = date(2011, 10, 31), GateParams()
-ANEW, DAILY, RETRAINING = Followed(), Followed(base=True), Followed(previous=True)
 
 
 def stats(num_queries: int, last_day: str) -> dict[str, Any]:
@@ -40,32 +39,31 @@ def sids(alone: float, told_apart: float = 1.0, own: float | None = 1.0, **more:
     return figures if own is None else {**figures, "content_uniqueness": own}
 
 
-def foresee(report: dict[str, Any], to: Followed = ANEW, *, contents: int = 9_000, size: int = 256) -> str:
-    return foresee_sids(report, {"num_contents": contents}, [size, 256], PARAMS, to)
+def foresee(report: dict[str, Any], size: int = 256, *, continues: bool = False) -> str:
+    return foresee_sids(report, {"num_contents": 9_000}, [size, 256], PARAMS, continues=continues)
 
 
 def test_too_small_codebooks_and_those_that_would_do() -> None:
     assert foresee(sids(0.4899)) == (
         "uniqueness: 0.4899 share of items alone on a SID (1 have content of their own), at least 0.5, and the gate "
-        "would turn this release down, so nothing was trained: set quantizer.codebooks: [512, 512] in the recipe (it "
-        "has [256, 256]), or land more columns that describe the items (title, description, topics, channel, emb_…)"
+        "would turn this release down, so nothing was trained: set quantizer.codebooks: [512, 512] in the recipe (now "
+        "[256, 256]), or land more columns that describe the items (title, description, topics, channel, emb_…)"
     )
 
 
 def test_codebooks_that_should_have_done_are_doubled() -> None:
-    assert "set quantizer.codebooks: [1024, 256]" in foresee(sids(0.1), size=512)
-    assert "set quantizer.codebooks: [2048, 256]" in foresee(sids(0.1), size=1024)
-    assert "set quantizer.codebooks: [512, 512]" in foresee_sids(sids(0.1), {"num_contents": 9_000}, [8], PARAMS, ANEW)
-    unknown = foresee_sids(sids(0.1, own=None), {}, [256, 64], PARAMS, ANEW)  # a quantizer of an older release
+    assert "set quantizer.codebooks: [512, 512]" in foresee(sids(0.1), 512)  # fewer than the contents would get
+    assert "set quantizer.codebooks: [2048, 256]" in foresee(sids(0.1), 1024)
+    assert "set quantizer.codebooks: [512, 512]" in foresee_sids(sids(0.1), {"num_contents": 9_000}, [8], PARAMS)
+    unknown = foresee_sids(sids(0.1, own=None), {}, [256, 64], PARAMS)  # a quantizer of an older release
     assert "0.1 share of items alone on a SID, at least 0.5" in unknown
     assert "set quantizer.codebooks: [512, 64]" in unknown
 
 
-@pytest.mark.parametrize(("to", "whose"), [(DAILY, "that it continues"), (RETRAINING, "that it follows")])
-def test_who_has_the_codebooks_of_another_release_starts_anew(to: Followed, whose: str) -> None:
-    said = foresee(sids(0.3), to)
-    assert f"the codebooks [256, 256] are those of the release {whose}; plumline bootstrap with" in said
-    assert "quantizer.codebooks: auto or [512, 512] in the recipe makes all SIDs anew" in said
+def test_a_day_does_not_choose_its_codebooks() -> None:
+    said = foresee(sids(0.3), continues=True)
+    assert "a day has the codebooks of the release that it continues, [256, 256]; plumline retrain-sids makes" in said
+    assert "new ones (quantizer.codebooks: auto, or [512, 512]), or land more columns" in said
 
 
 def test_items_that_nothing_tells_apart() -> None:
@@ -78,14 +76,14 @@ def test_items_that_nothing_tells_apart() -> None:
 
 
 def test_a_retraining_that_knows_no_item_of_the_release_it_follows() -> None:
-    said = foresee(sids(0.9, churn={"num_known": 0, "before": [], "after": []}), RETRAINING)
+    said = foresee(sids(0.9, churn={"num_known": 0, "before": [], "after": []}))
     assert said.startswith("churn: no item of the release it follows is left")
-    assert said.endswith("plumline bootstrap follows nobody, and has no churn")
+    assert said.endswith("plumline bootstrap follows nobody, and is not asked what has moved")
 
 
 def test_a_churn_that_a_gain_may_pay_for_is_not_foreseen() -> None:
     churn = {"num_known": 9, "before": [], "after": [{"level": 1, "items": 1.0, "traffic": 1.0}]}
-    assert foresee(sids(0.9, churn=churn), RETRAINING) == ""
+    assert foresee(sids(0.9, churn=churn)) == ""
 
 
 @pytest.mark.parametrize("own", [None, 0.0, 0.3, 1.0])

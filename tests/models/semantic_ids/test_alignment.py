@@ -243,19 +243,21 @@ def test_the_same_seed_again_moves_nothing(landed: Path) -> None:
     assert [row["items"] for row in artifact.read_json(again / "sids/report.json")["churn"]["after"]] == [0, 0]
 
 
-def test_a_catalogue_that_has_grown_keeps_the_sizes_and_so_the_names(landed: Path) -> None:
-    """200 items get 64, 64; twice as many would get 128, 256, after which nearly all names were new ones."""
+def test_a_catalogue_that_has_outgrown_its_codebooks_gets_larger_ones_and_keeps_names(landed: Path) -> None:
+    """200 items have 64, 64 codes, and 400 get 128, 256: an old name goes to one of the codes that its items have."""
     auto = SMALL.model_copy(update={"codebooks": "auto"})
     first = make(landed, "first", None, 1, auto, "auto")
-    assert SidTable.load(first / "sids").space.sizes == (64, 64, 16)
-    clusters(400).save(landed / "embeddings")
-    after = make(landed, "after", first, 1, auto, "auto")
-    assert SidTable.load(after / "sids").space.sizes == (64, 64, 16)
-    anew = make(landed, "anew", None, 1, auto, "auto")
-    assert SidTable.load(anew / "sids").space.sizes == (128, 256, 16)
-    other = make(landed, "other", first, 1, SMALL.model_copy(update={"codebooks": (128, 256)}), "auto")
-    kept, moved = (artifact.read_json(f / "sids/report.json")["churn"]["after"][0]["items"] for f in (after, other))
-    assert kept < moved
+    again = make(landed, "again", first, 2, auto, "auto")
+    assert [SidTable.load(f / "sids").space.sizes for f in (first, again)] == [(64, 64, 16)] * 2
+    grown, known = clusters(400), Vectors.load(landed / "embeddings")
+    grown.modalities["text"][:200] = known.modalities["text"]
+    grown.save(landed / "embeddings")
+    after = make(landed, "after", first, 2, auto, "auto")
+    assert SidTable.load(after / "sids").space.sizes == (128, 256, 16)
+    assert len(SidTable.load(after / "sids").item_ids) == 400
+    moved = artifact.read_json(after / "sids/report.json")["churn"]
+    assert moved["num_known"] == 200
+    assert moved["after"][0]["items"] < moved["before"][0]["items"]
 
 
 def test_a_retraining_has_no_fewer_digits_than_before(landed: Path) -> None:

@@ -84,17 +84,38 @@ def test_items_that_are_all_alike_are_no_collapse_of_auto(tmp_path: Path) -> Non
     assert len(np.unique(Quantizer.load(run_stage(tmp_path, alike, AUTO)).encode(alike), axis=0)) == 1
 
 
-def test_a_retraining_keeps_the_sizes_that_it_follows(capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("before", "num_contents", "sizes", "said"),
+    [
+        ((64, 64), 300, (64, 64), "[64, 64] as those of the release that this one follows"),
+        ((256, 256), 300, (256, 256), "[256, 256] as those of the release that this one follows"),
+        ((64, 512), 400, (64, 512), "[64, 512] as those of the release that this one follows"),  # as many SIDs
+        (
+            (64, 64),
+            400,
+            (128, 256),
+            "[128, 256] for 400 different contents, which have outgrown the [64, 64] of the release that this",
+        ),
+        ((2048, 1024), 50_000, (1024, 512, 256), "have outgrown the [2048, 1024]"),
+    ],
+)
+@pytest.mark.parametrize("tie_break", [0, 16])
+def test_a_retraining_keeps_the_sizes_until_the_catalogue_has_outgrown_them(
+    before: tuple[int, ...],
+    num_contents: int,
+    sizes: tuple[int, ...],
+    said: str,
+    tie_break: int,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    old = extend_table(None, ["a"], np.zeros((1, len(before)), int), before, tie_break)
+    assert sized(AUTO, num_contents, old).codebooks == sizes
+    assert said in capsys.readouterr().err
+
+
+def test_a_list_of_sizes_is_what_it_is(capsys: pytest.CaptureFixture) -> None:
     old = extend_table(None, ["a"], np.array([[3, 1]]), (32, 8), 4)
-    assert sized(AUTO, 400, old).codebooks == (32, 8)
-    said = capsys.readouterr().err
-    assert "codebooks [32, 8] of the release that this one follows" in said
-    assert "for 400 different contents plumline bootstrap would take [128, 256]" in said
-    assert sized(AUTO, 400).codebooks == (128, 256)
-    untied = extend_table(None, ["a"], np.array([[3, 1]]), (64, 64), 0)
-    assert sized(AUTO, 100, untied).codebooks == (64, 64)
-    assert "follows" not in capsys.readouterr().err
-    assert sized(LISTED, 400, old) is LISTED
+    assert sized(LISTED, 100_000, old) is LISTED
     assert capsys.readouterr().err == ""
 
 
@@ -102,10 +123,10 @@ def test_fit_sizes_what_nobody_has_sized(tmp_path: Path) -> None:
     (tmp_path / "embeddings").mkdir()
     vectors = make_vectors(100)
     vectors.save(tmp_path / "embeddings")
-    old = extend_table(None, vectors.item_ids[:1], np.array([[3, 1]]), (32, 8), 0)
+    old = extend_table(None, vectors.item_ids[:1], np.array([[3, 1]]), (128, 64), 0)
     file = VectorFile(tmp_path / "embeddings")
     assert fit(file, NO_PAIRS, AUTO, 1).codebooks == (64, 64)
-    assert fit(file, NO_PAIRS, AUTO, 1, old).codebooks == (32, 8)
+    assert fit(file, NO_PAIRS, AUTO, 1, old).codebooks == (128, 64)
 
 
 @pytest.mark.parametrize("codebooks", ["automatic", [], [256, 0], [256, "x"], 256, None, [True]])
