@@ -66,15 +66,17 @@ class Visit:
     times: np.ndarray
     now: int
     context: int = -1
+    timed: bool = True
 
     @staticmethod
     def of(shelf: Shelf, history: Sequence[tuple[str, int]], now: int, context: str | None = None) -> Visit:
         """From item ids; unknown ones are left out."""
         known = [(number, at) for item, at in history if (number := shelf.number_of(item)) >= 0]
         pairs = np.asarray(known, dtype=np.int64).reshape(-1, 2)
-        if len(pairs) and pairs[-1, 1] <= 0:
+        timed = not len(pairs) or bool(pairs[-1, 1] > 0)
+        if not timed:
             pairs[:, 1] = now - DAY_MS
-        return Visit(pairs[:, 0], pairs[:, 1], now, -1 if context is None else shelf.number_of(context))
+        return Visit(pairs[:, 0], pairs[:, 1], now, -1 if context is None else shelf.number_of(context), timed)
 
     def recent(self, params: CandidateParams) -> tuple[np.ndarray, np.ndarray]:
         """The newest items, oldest first, the one looked at last of all, and their weights: decay^i, i steps back."""

@@ -93,8 +93,10 @@ class Teller:
     ) -> str:
         if part == "own":
             times = visit.times[visit.items == number]
-            days = int(max(0, visit.now - int(times.max())) // DAY_MS)
             count = "once" if len(times) == 1 else f"{len(times)} times"
+            if not visit.timed:
+                return f"{count} in the history"
+            days = max(0, visit.now // DAY_MS - int(times.max()) // DAY_MS)  # of the calendar, UTC
             ago = "today" if days == 0 else "yesterday" if days == 1 else f"{days} days ago"
             return f"{self.verb} {count}, last {ago}" if len(times) > 1 else f"{self.verb} {count}, {ago}"
         if part == "model":
