@@ -23,6 +23,9 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { \
 	  echo "python3 has no venv module; installing Debian's python3-venv" >&2; rm -rf $(VENV); \
 	  SUDO=$$(test $$(id -u) = 0 || echo sudo); $$SUDO apt-get update -q && $$SUDO apt-get install -y -q python3-venv && $(PYTHON) -m venv $(VENV); }
+	@PATH="$$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null | grep -q 'libgomp\.so\.1' || { \
+	  echo "LightGBM needs OpenMP's library; installing Debian's libgomp1" >&2; SUDO=$$(test $$(id -u) = 0 || echo sudo); \
+	  $$SUDO apt-get update -q && $$SUDO apt-get install -y -q libgomp1 || echo "libgomp1 cannot be had; install it by hand" >&2; }
 	@echo "installing requirements.lock (a few minutes the first time)" >&2
 	@$(BIN)/pip install -q --progress-bar on -r requirements.lock
 	@$(BIN)/pip install -q --no-deps --no-build-isolation -e .
