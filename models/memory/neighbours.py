@@ -13,6 +13,7 @@ from models.memory.products import place_in_row
 from plumline.errors import CorruptArtifactError, MissingArtifactError
 
 _BLOCK = 4_000_000  # stored entries that are sorted together
+_DENSE = 20  # items an entry up to which a place for every item costs less than sorting the entries
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,16 +59,30 @@ class Neighbours:
         Returns the items of all these rows, (n,) int64 ascending, each once, and their sums, (n,) float64.
         """
         place, row = self._entries(rows)
-        items, group = np.unique(self.items[place], return_inverse=True)
+        neighbours = self.items[place]
         amounts = self.weights[place] * np.asarray(weights, np.float64)[row]
-        return items.astype(np.int64), np.bincount(group, weights=amounts, minlength=len(items))
+        if self.num_rows > _DENSE * len(neighbours):
+            items, group = np.unique(neighbours, return_inverse=True)
+            return items.astype(np.int64), np.bincount(group, weights=amounts, minlength=len(items))
+        there = np.zeros(self.num_rows, dtype=bool)
+        there[neighbours] = True
+        items = np.flatnonzero(there)
+        return items, np.bincount(neighbours, weights=amounts, minlength=self.num_rows)[items]
 
-    def weight(self, rows: np.ndarray, item: int) -> np.ndarray:
-        """(R,) float64: the weight of one item in each of some rows, 0 where it is not among a row's neighbours."""
+    def weights_of(self, rows: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """(R, n) float64: the weight of some items in each of some rows, 0 where one is not among a row's neighbours.
+
+        rows: (R,) item numbers, items: (n,) item numbers, each once.
+        """
         place, row = self._entries(rows)
-        there = self.items[place] == item
-        found = np.zeros(len(rows))
-        found[row[there]] = self.weights[place[there]]
+        order = np.argsort(items)
+        neighbours = self.items[place]
+        at = np.searchsorted(items, neighbours, sorter=order).clip(max=max(len(items) - 1, 0))
+        found = np.zeros((len(rows), len(items)))
+        if len(items):
+            column = order[at]
+            there = items[column] == neighbours
+            found[row[there], column[there]] = self.weights[place[there]]
         return found
 
     def _entries(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

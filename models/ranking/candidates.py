@@ -58,9 +58,9 @@ class CandidateParams(Params):
 
 @dataclass(frozen=True)
 class Visit:
-    """Who asks. items, times: (H,) int64, numbers of the history's known items and epoch milliseconds, oldest first; a
-    history without times (all 0) counts as yesterday's.
-    now: epoch milliseconds. context: number of the item that is looked at, -1 for none."""
+    """Who asks. items, times: (H,) int64, numbers of the history's known items and epoch milliseconds, oldest first,
+    none later than now; a history without times (all 0) counts as yesterday's.
+    now: epoch milliseconds. context: number of the item that is looked at, -1 for none. timed: whether times were said."""
 
     items: np.ndarray
     times: np.ndarray
@@ -70,13 +70,14 @@ class Visit:
 
     @staticmethod
     def of(shelf: Shelf, history: Sequence[tuple[str, int]], now: int, context: str | None = None) -> Visit:
-        """From item ids; unknown ones are left out."""
+        """From item ids; unknown ones are left out, and what lies later than now counts as now."""
         known = [(number, at) for item, at in history if (number := shelf.number_of(item)) >= 0]
         pairs = np.asarray(known, dtype=np.int64).reshape(-1, 2)
         timed = not len(pairs) or bool(pairs[-1, 1] > 0)
         if not timed:
             pairs[:, 1] = now - DAY_MS
-        return Visit(pairs[:, 0], pairs[:, 1], now, -1 if context is None else shelf.number_of(context), timed)
+        looked_at = -1 if context is None else shelf.number_of(context)
+        return Visit(pairs[:, 0], np.minimum(pairs[:, 1], now), now, looked_at, timed)
 
     def recent(self, params: CandidateParams) -> tuple[np.ndarray, np.ndarray]:
         """The newest items, oldest first, the one looked at last of all, and their weights: decay^i, i steps back."""
@@ -112,7 +113,7 @@ def gather(
     """The best allowed items of every source. beams: those of "beam" and "fresh_beam". size: of each source, at least
     params.size."""
     size = max(size, params.size)
-    since = visit.now - params.fresh_days * DAY_MS
+    since = visit.now - int(params.fresh_days * DAY_MS)
 
     def allows_fresh(numbers: np.ndarray) -> np.ndarray:
         fresh: np.ndarray = allows(numbers) & (shelf.published_ms[numbers] >= since)
@@ -124,11 +125,10 @@ def gather(
     inside = recent < len(shelf.memory.item_ids)  # of items of the delta nothing was counted
     rows, weights = recent[inside], weights[inside]
     for source, table in _TABLES.items():
-        if table in shelf.memory.tables:
-            mask = allows_fresh if source.startswith("fresh_") else allows
-            found[source] = best(*shelf.memory.tables[table].scores(rows, weights), mask, size)
+        mask = allows_fresh if source.startswith("fresh_") else allows
+        found[source] = best(*shelf.memory.tables[table].scores(rows, weights), mask, size)
     found["popular"] = _first(shelf.by_popularity, shelf.recent, allows, size)
-    found["fresh_popular"] = _first(shelf.newest, shelf.recent, allows_fresh, size)
+    found["fresh_popular"] = _first(shelf.fresh(since), shelf.recent, allows, size)
     items = np.unique(np.concatenate([numbers for numbers, _ in found.values()]))
     scores = np.full((len(items), len(SOURCES)), np.nan, dtype=np.float32)
     places = np.full_like(scores, np.nan)
@@ -141,7 +141,7 @@ def gather(
 def own_scores(visit: Visit, half_life_days: float) -> Named:
     """The items of a history, ascending, and their recency-weighted counts, Σ 2^(-age / half life)."""
     items, inverse = np.unique(visit.items, return_inverse=True)
-    ages = np.maximum(visit.now - visit.times, 0) / DAY_MS
+    ages = (visit.now - visit.times) / DAY_MS
     return items, np.bincount(inverse, weights=0.5 ** (ages / half_life_days), minlength=len(items))
 
 

@@ -56,16 +56,16 @@ def features(shelf: Shelf, visit: Visit, candidates: Candidates, unseen_only: bo
         for place, table in enumerate(("next", "together")):
             found[:, at + place] = _share_of_row(shelf.memory.tables[table].row(newest), items)
     at += len(_LAST)
-    published, price = shelf.published_ms[items], shelf.price[items]
+    published, price = shelf.published_ms[items], shelf.price[items].clip(min=0)
     found[:, at] = shelf.count[items]
-    age = np.where(published < 0, np.nan, (visit.now - published) / DAY_MS)
+    age = np.where(published < 0, np.nan, np.maximum(visit.now - published, 0) / DAY_MS)
     # Counts end with the memory, and so do the days in which they came together.
     found[:, at + 1] = shelf.count[items] / np.maximum(age - (visit.now - shelf.memory.end_ms) / DAY_MS, 1.0)
     found[:, at + 2] = shelf.recent[items]
     found[:, at + 3] = (shelf.week[items] + 1) / (shelf.month[items] / 4 + 1)
     found[:, at + 4] = age
     found[:, at + 5] = price
-    paid = shelf.price[visit.items]
+    paid = shelf.price[visit.items].clip(min=0)
     paid = paid[np.isfinite(paid)]
     if len(paid):
         found[:, at + 6] = np.log1p(price) - np.log1p(paid).mean()
@@ -111,7 +111,7 @@ def _use_of(visit: Visit, items: np.ndarray) -> np.ndarray:
     at = np.searchsorted(mine, items).clip(max=len(mine) - 1)
     known = mine[at] == items
     at = at[known]
-    days = np.maximum(visit.now - last[at], 0) / DAY_MS
+    days = (visit.now - last[at]) / DAY_MS
     gap = (last[at] - first[at]) / DAY_MS / np.maximum(counts[at] - 1, 1)
     rhythm = np.where(counts[at] > 1, days / np.maximum(gap, 0.5), np.nan)
     found[known] = np.stack([counts[at], days, counts[at] / len(visit.items), rhythm], axis=1)

@@ -5,34 +5,30 @@ Not a stage: made by the stage `ranker`, read by whatever makes lists.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from models.ranking import lambdarank, why
 from models.ranking.candidates import CandidateParams, Candidates
 from models.ranking.features import FEATURES
-from models.ranking.lambdarank import ALL
+from models.ranking.trees import Trees
 from plumline import artifact
+from plumline.errors import MissingArtifactError
 from plumline.stage import say
-
-if TYPE_CHECKING:
-    from lightgbm import Booster
 
 
 @dataclass(frozen=True, eq=False)
 class Ranker:
-    """Orders candidates. booster: None where places are fused. columns: features that it reads.
+    """Orders candidates. trees: over FEATURES; None where places are fused.
 
     verb, prefix_words: see `models.ranking.why.Teller`.
     """
 
     candidates: CandidateParams
-    booster: Booster | None = None
-    columns: Sequence[int] = ALL
+    trees: Trees | None = None
     verb: str = "taken"
     prefix_words: Mapping[str, str] = field(default_factory=dict)
 
@@ -40,21 +36,21 @@ class Ranker:
     def load(folder: Path) -> Ranker:
         """Read a `ranker` artifact; what it read of a candidate is found by name, so that older ones go on ordering.
 
-        Where a feature of it is known no more, places are fused, which is said. Raises MissingArtifactError.
+        Where a feature of it is known no more, places are fused, which is said. Raises MissingArtifactError,
+        CorruptArtifactError.
         """
         about = artifact.read_json(folder / "config.json")
-        booster = None
+        trees = None
         unknown = [name for name in about["features"] if name not in FEATURES]
         if unknown:
             say(f"{folder}: a ranker that reads {unknown[0]}, which this version does not know; places are fused")
         elif about["kind"] == "lambdarank":
-            import lightgbm
-
-            booster = lightgbm.Booster(model_file=folder / "model.txt")
+            if not (folder / "model.txt").is_file():
+                raise MissingArtifactError(f"{folder / 'model.txt'}: no such file; run the stage ranker again")
+            trees = Trees.parse((folder / "model.txt").read_text(encoding="utf-8"), FEATURES)
         return Ranker(
             CandidateParams.model_validate(about["candidates"]),
-            booster,
-            columns=ALL if unknown else tuple(FEATURES.index(name) for name in about["features"]),
+            trees,
             verb=about["verb"],
             prefix_words=artifact.read_json(folder / "words.json"),
         )
@@ -63,15 +59,12 @@ class Ranker:
         """(n,) float64, higher is better. table: `features` of the candidates."""
         if not len(candidates):
             return np.zeros(0)
-        if self.booster is None:
-            return lambdarank.fuse(candidates)
-        return np.asarray(self.booster.predict(table[:, list(self.columns)], num_threads=1))
+        return lambdarank.fuse(candidates) if self.trees is None else self.trees.scores(table)
 
     def shares(self, candidates: Candidates, table: np.ndarray, rows: np.ndarray) -> list[dict[str, float]]:
         """Part → share of each row's score; see `models.ranking.why.shares`."""
         if not len(rows):
             return []
-        if self.booster is None:
+        if self.trees is None:
             return why.fusion_shares(candidates, rows)
-        parts = self.booster.predict(table[rows][:, list(self.columns)], pred_contrib=True, num_threads=1)
-        return why.shares(np.asarray(parts), self.columns, candidates, rows)
+        return why.shares(self.trees.contributions(table[rows]), candidates, rows)

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from models.ranking.candidates import SOURCES, Candidates
 from models.ranking.features import FEATURES, MODEL, group_of
+from models.ranking.trees import MAX_LEAVES
 from plumline.stage import Params
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ class LambdarankParams(Params):
 
     rounds: int = Field(default=120, ge=1)
     """Trees."""
-    leaves: int = Field(default=8, ge=2)
-    """Leaves of a tree."""
+    leaves: int = Field(default=8, ge=2, le=MAX_LEAVES)
+    """Leaves of a tree; with at most 8 its answers can be looked up (`models/ranking/trees.py`)."""
     learning_rate: float = Field(default=0.1, gt=0)
     """Shrinkage."""
     shrink_leaves: float = Field(default=10.0, ge=0)

@@ -7,8 +7,7 @@ A RankedRetriever never changes; items that come and go make another, as they do
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ import numpy as np
 
 from models.ranking.candidates import Candidates, Named, Visit, gather
 from models.ranking.features import features
-from models.ranking.shelf import DAY_MS, Shelf, positions_in, prefixes_of
+from models.ranking.shelf import DAY_MS, Shelf
 from models.retrieval.retriever import Ask, Hit, Request, Retriever
 from models.retrieval.rules import Fresh
 from models.retrieval.trie import Allowed
@@ -55,13 +54,12 @@ class RankedHit:
 
 @dataclass(frozen=True, eq=False)
 class RankedRetriever:
-    """See the module's docstring. prefixes: `prefixes_of` the memory's items."""
+    """See the module's docstring. shelf: the items, as the epoch of the index has them; stock: those of its base."""
 
     retriever: Retriever
-    memory: Memory
     ranker: Ranker
-    prefixes: np.ndarray
-    _positions: dict[int, tuple[object, np.ndarray]] = field(default_factory=dict)
+    stock: Shelf
+    shelf: Shelf
 
     @staticmethod
     def load(parts: Mapping[str, Path], memory: Path, ranker: Ranker, **options: Any) -> RankedRetriever:
@@ -75,22 +73,22 @@ class RankedRetriever:
     @staticmethod
     def of(retriever: Retriever, memory: Memory, ranker: Ranker) -> RankedRetriever:
         """Put the parts of one release together."""
-        return RankedRetriever(retriever, memory, ranker, prefixes_of(memory.item_ids, retriever.codes_of))
+        stock = Shelf.of(memory, retriever.epoch.base, retriever.codes_of)
+        return RankedRetriever(retriever, ranker, stock, stock.with_delta(retriever.epoch.delta, retriever.codes_of))
 
     def with_retriever(self, retriever: Retriever) -> RankedRetriever:
         """The same with another epoch of the index."""
-        return replace(self, retriever=retriever)
+        before, after = self.retriever.epoch, retriever.epoch
+        if after.base is not before.base:
+            return RankedRetriever.of(retriever, self.memory, self.ranker)
+        if after.delta is before.delta:
+            return replace(self, retriever=retriever)
+        return replace(self, retriever=retriever, shelf=self.stock.with_delta(after.delta, retriever.codes_of))
 
-    @cached_property
-    def shelf(self) -> Shelf:
-        """The items, as the epoch of the index has them. The positions in a base are looked up once a base."""
-        base = self.retriever.epoch.base
-        if id(base) not in self._positions:
-            self._positions.clear()
-            self._positions[id(base)] = (base, positions_in(base, self.memory))
-        return Shelf.of(
-            self.memory, self.retriever.epoch, self.prefixes, self._positions[id(base)][1], self.retriever.codes_of
-        )
+    @property
+    def memory(self) -> Memory:
+        """What was counted."""
+        return self.stock.memory
 
     def find(
         self,
@@ -127,42 +125,31 @@ class RankedRetriever:
     def rank(self, found: Found, k: int, choice: Choice | None = None, teller: Teller | None = None) -> list[RankedHit]:
         """The best k candidates (a sample: as drawn), with reasons if somebody tells them. choice: its cap holds here
         too, and its temperature is that of the ranker's scores."""
-        table = features(self.shelf, found.visit, found.candidates, found.unseen_only)
-        scores = self.ranker.scores(found.candidates, table)
-        ids = [self.shelf.item_id(int(number)) for number in found.candidates.items]
-        codes = [self.retriever.codes_of[item] for item in ids]
-        chosen = _choose(scores, codes, k, choice)
-        if teller is None:
-            return [RankedHit(ids[row], float(scores[row]), codes[row]) for row in chosen]
-        params = self.ranker.candidates
-        told = self.ranker.shares(found.candidates, table, chosen)
-        return [
-            RankedHit(
-                ids[row],
-                float(scores[row]),
-                codes[row],
-                teller.reasons(
-                    self.shelf,
-                    found.visit,
-                    int(found.candidates.items[row]),
-                    parts,
-                    codes[row],
-                    params,
-                ),
-            )
-            for row, parts in zip(chosen, told, strict=True)
-        ]
+        candidates, shelf, codes_of = found.candidates, self.shelf, self.retriever.codes_of
+        table = features(shelf, found.visit, candidates, found.unseen_only)
+        scores = self.ranker.scores(candidates, table)
+        codes = None
+        if choice is not None and choice.cap is not None:
+            codes = [codes_of[shelf.item_id(number)] for number in candidates.items.tolist()]
+        rows = _choose(scores, codes, k, choice)
+        ids = [shelf.item_id(number) for number in candidates.items[rows].tolist()]
+        sids = [codes_of[item] for item in ids]
+        told: list[tuple[Reason, ...]] = [()] * len(ids)
+        if teller is not None:
+            shares = self.ranker.shares(candidates, table, rows)
+            told = teller.reasons(shelf, found.visit, candidates.items[rows], shares, sids, self.ranker.candidates)
+        return [RankedHit(*hit) for hit in zip(ids, scores[rows].tolist(), sids, told, strict=True)]
 
     def rank_time(self, request: Request) -> int:
-        """From when ages are counted for ranking: the request's own time, if it is no further than `horizon_days` after
-        the memory's end; beyond that, the day after it. In whole hours, so that the same question soon after has the
-        same answer."""
+        """From when ages are counted for ranking: the request's own time, if it lies between the memory's end and
+        `horizon_days` after it; later ones are taken for the day after the end, earlier ones for the end. In whole
+        hours, so that the same question soon after has the same answer."""
         last = request.history[-1][1] if request.history else 0
         end = self.memory.end_ms
         now = next((at for at in (request.now_ms, request.at_ms) if at is not None), max(last, end) + DAY_MS)
         if now > end + self.ranker.candidates.horizon_days * DAY_MS:
             now = end + DAY_MS // 2
-        return max(now // _HOUR_MS * _HOUR_MS, last)
+        return max(now // _HOUR_MS * _HOUR_MS, end)
 
     def _fresh(self, now: int) -> Allowed | None:
         ms = int(self.ranker.candidates.fresh_days * DAY_MS)
@@ -199,14 +186,17 @@ def _both(one: Allowed | None, other: Allowed | None) -> Allowed | None:
     return Allowed(base, delta, f"{one.said} among fresh items")
 
 
-def _choose(scores: np.ndarray, codes: Sequence[tuple[int, ...]], k: int, choice: Choice | None) -> np.ndarray:
-    """Rows of the k best, best first: of equal scores the first row. See `RankedRetriever.rank` for the choice."""
+def _choose(scores: np.ndarray, codes: Sequence[tuple[int, ...]] | None, k: int, choice: Choice | None) -> np.ndarray:
+    """Rows of the k best, best first: of equal scores the first row. See `RankedRetriever.rank` for the choice.
+
+    codes: SID of each row, for a choice with a cap.
+    """
     keys = scores.astype(np.float64)
     if choice is not None and choice.temperature is not None:
         # Gumbel-top-k: without replacement, proportional to exp(score / temperature).
         keys = keys / choice.temperature + np.random.default_rng(choice.seed).gumbel(size=len(keys))
     order = np.argsort(-keys, kind="stable")
-    if choice is None or choice.cap is None:
+    if choice is None or choice.cap is None or codes is None:
         return order[:k]
     taken: dict[tuple[int, ...], set[tuple[int, ...]]] = {}
     chosen = []

@@ -34,6 +34,7 @@ from models.ranking.features import FEATURES, features
 from models.ranking.frozen_ranker import Ranker
 from models.ranking.labels import FOLDS, Labels, fold_of
 from models.ranking.lambdarank import ALL, WITHOUT_MODEL, LambdarankParams
+from models.ranking.trees import Trees
 from models.retrieval.held_out import MASKED, PROTOCOLS, K, Query, read_sample, to_queries
 from plumline import artifact
 from plumline.settings import get_settings
@@ -41,6 +42,8 @@ from plumline.stage import Params, hash_seed, main, say
 from plumline.tables import read_parquet, write_parquet
 
 if TYPE_CHECKING:
+    from lightgbm import Booster
+
     from features.catalog import Catalog
     from models.ranking.ranked import Found, RankedRetriever
     from models.retrieval.retriever import Request
@@ -138,8 +141,8 @@ def run(
     labels = _labels(params, retriever, asked[0], known, histories, base, previous)
     labels.save(out)
     learned = labels.num_queries >= params.min_queries
-    served, *folds = _learn(labels, params, seed) if learned else [_fused(params)] * (1 + FOLDS)
-    if (booster := served["served"].booster) is not None:
+    booster, folds = _learn(labels, params, seed) if learned else (None, [_fused(params)] * FOLDS)
+    if booster is not None:
         booster.save_model(out / "model.txt")
     lists = [row for one in asked for row in _lists(retriever, one, folds)]
     write_parquet(out / "lists.parquet", pa.Table.from_pylist(lists, schema=_LISTS))
@@ -162,7 +165,7 @@ def run(
         "leave_one_out_queries": params.leave_one_out_queries,
         "candidates": _coverage(retriever, asked[0]),
         "num_unknown_history_items": _count_unknown(retriever, known, asked[0].queries),
-        "gain": _gains(served["served"]),
+        "gain": {} if booster is None else _gains(booster),
     }
     artifact.write_json(out / "report.json", report)
     say(
@@ -245,24 +248,25 @@ def _groups(retriever: RankedRetriever, asked: _Asked, max_negatives: int) -> La
     return Labels.concat(groups)
 
 
-def _learn(labels: Labels, params: RankerParams, seed: int) -> list[dict[str, Ranker]]:
-    """Rankers of all labels, which serve; then of those outside each fold, whose lists are scored.
+def _learn(labels: Labels, params: RankerParams, seed: int) -> tuple[Booster, list[dict[str, Ranker]]]:
+    """What serves, learned from all labels; of each fold the rankers whose lists are scored, from those outside it.
 
-    `served`, and in a fold `without_model`, on what is counted alone. Each learns on one thread, several side by side.
+    `served`, and `without_model` on what is counted alone. Each learns on one thread, several side by side.
     """
-    jobs: list[tuple[int, str, Labels, Sequence[int]]] = [(0, "served", labels, ALL)]
+    jobs: list[tuple[int, str, Labels, Sequence[int]]] = [(FOLDS, "served", labels, ALL)]
     for fold in range(FOLDS):
         others = labels.outside(fold)
         if others.num_queries:
-            jobs.append((1 + fold, "served", others, ALL))
-            jobs.append((1 + fold, "without_model", others.of_counted(), WITHOUT_MODEL))
+            jobs.append((fold, "served", others, ALL))
+        if (counted := others.of_counted()).num_queries:
+            jobs.append((fold, "without_model", counted, WITHOUT_MODEL))
     with ThreadPoolExecutor(get_settings().threads or len(os.sched_getaffinity(0))) as pool:
         goal = hash_seed(seed, "ranker")
         boosters = list(pool.map(lambda job: lambdarank.train(job[2], job[3], params.trees, goal), jobs))
-    found = [_fused(params) for _ in range(1 + FOLDS)]
-    for (place, name, _, columns), booster in zip(jobs, boosters, strict=True):
-        found[place][name] = Ranker(params.candidates, booster, columns)
-    return found
+    folds = [_fused(params) for _ in range(FOLDS)]
+    for (fold, name, _, _), booster in zip(jobs[1:], boosters[1:], strict=True):
+        folds[fold][name] = Ranker(params.candidates, Trees.parse(booster.model_to_string(), FEATURES))
+    return boosters[0], folds
 
 
 def _fused(params: RankerParams) -> dict[str, Ranker]:
@@ -330,11 +334,9 @@ def _count_unknown(retriever: RankedRetriever, known: Catalog, queries: Sequence
     return sum(retriever.retriever.prompt(request).num_unknown for request in _requests(known, queries))
 
 
-def _gains(ranker: Ranker) -> dict[str, float]:
+def _gains(booster: Booster) -> dict[str, float]:
     """Feature → its part of all that the trees gained, the largest first."""
-    if ranker.booster is None:
-        return {}
-    gains = ranker.booster.feature_importance("gain")
+    gains = booster.feature_importance("gain")
     order = np.argsort(-gains, kind="stable")
     return {FEATURES[place]: round(float(gains[place] / max(gains.sum(), 1e-9)), 4) for place in order if gains[place]}
 

@@ -1,29 +1,32 @@
-"""What the ranker knows of every item, as arrays over one numbering: the memory's items, then those of the delta.
+"""What the ranker knows of every item, as arrays over one numbering: the memory's items, then others of the index.
 
-Not a stage. A Shelf belongs to one epoch of the index and is never changed: new items and items that go make another.
+Not a stage. A Shelf belongs to a base and a delta of the index and is never changed: new items make another. What is
+gone stays on it; a mask says what may come back.
 
-Shapes: N items of the memory, E items that only the delta of the index has, M = N + E.
+Shapes: N items of the memory, E items that only the index has, M = N + E.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 if TYPE_CHECKING:
     from models.memory.memory import Memory
-    from models.retrieval.live_index import Epoch
     from models.retrieval.segment import Segment
     from models.retrieval.trie import Allowed
 
 DAY_MS = 86_400_000
 LEVELS = 2
 """First codes of a SID that a candidate is compared with the history by."""
+
+_KEPT_FRESH = 8  # moments whose fresh items are kept
 
 Mask = Callable[[np.ndarray], np.ndarray]
 """Numbers of items, (n,) int64 → which of them may come back, (n,) bool."""
@@ -34,7 +37,8 @@ class Shelf:
     """extras: ids of the items N … M-1. base, delta: (M,) int64 position of each item in the segments, -1 for none.
 
     prefixes: (2, M) int64, number of the first code and of the first two, -1 without a SID. published_ms: (M,) int64,
-    -1 unknown. count, recent, week, month, price: (M,) as in the memory, of extras 0 and NaN.
+    -1 unknown. count, recent, week, month, price: (M,) as in the memory, of extras 0 and NaN. order: (M,) int64, all
+    numbers, those of the most recent events first, ties by number.
     """
 
     memory: Memory
@@ -48,43 +52,80 @@ class Shelf:
     week: np.ndarray
     month: np.ndarray
     price: np.ndarray
+    order: np.ndarray
+    _fresh: dict[int, np.ndarray] = field(default_factory=dict)
 
     @staticmethod
-    def of(memory: Memory, epoch: Epoch, prefixes: np.ndarray, base: np.ndarray, codes_of: Mapping) -> Shelf:
-        """prefixes: `prefixes_of` the memory's items. base: `positions_in` the epoch's base. codes_of: item → SID."""
-        delta = np.full(len(base), -1, dtype=np.int64)
-        extras: list[str] = []
-        published = memory.published_ms
-        if epoch.delta is not None:
-            numbers = [memory.number_of.get(item, -1) for item in epoch.delta.item_ids]
-            known = np.asarray(numbers, dtype=np.int64)
-            places = np.arange(len(known))
-            delta[known[known >= 0]] = places[known >= 0]
-            extras = [item for item, number in zip(epoch.delta.item_ids, numbers, strict=True) if number < 0]
-            delta = np.concatenate([delta, places[known < 0]])
-            prefixes = prefixes.copy()
-            changed = [item for item, number in zip(epoch.delta.item_ids, numbers, strict=True) if number >= 0]
-            prefixes[:, known[known >= 0]] = prefixes_of(changed, codes_of)
-            prefixes = np.concatenate([prefixes, prefixes_of(extras, codes_of)], axis=1)
-            ages = epoch.delta.items.column("published_ms").fill_null(-1).to_numpy()
-            published = np.concatenate([published, ages[places[known < 0]]])
-        more = len(extras)
-
-        def longer(values: np.ndarray, fill: float) -> np.ndarray:
-            return np.concatenate([values, np.full(more, fill, dtype=values.dtype)]) if more else values
-
-        return Shelf(
+    def of(memory: Memory, base: Segment, codes_of: Mapping[str, tuple[int, ...]]) -> Shelf:
+        """What the memory and an index without a delta hold. codes_of: item → SID."""
+        number = len(memory.item_ids)
+        known = pc.index_in(base.items.column("item_id").combine_chunks(), pa.array(memory.item_ids, pa.string()))
+        numbers = known.fill_null(-1).to_numpy().astype(np.int64)
+        there, more = numbers >= 0, np.flatnonzero(numbers < 0)
+        positions = np.full(number, -1, dtype=np.int64)
+        positions[numbers[there]] = np.flatnonzero(there)
+        shelf = Shelf(
             memory=memory,
-            extras=extras,
-            base=longer(base, -1),
-            delta=delta,
-            prefixes=prefixes,
-            published_ms=published,
-            count=longer(memory.count, 0),
-            recent=longer(memory.recent, 0),
-            week=longer(memory.week, 0),
-            month=longer(memory.month, 0),
-            price=longer(memory.price, np.nan),
+            extras=[],
+            base=positions,
+            delta=np.full(number, -1, dtype=np.int64),
+            prefixes=prefixes_of(memory.item_ids, codes_of),
+            published_ms=memory.published_ms,
+            count=memory.count,
+            recent=memory.recent,
+            week=memory.week,
+            month=memory.month,
+            price=memory.price,
+            order=np.lexsort((np.arange(number), -memory.recent)),
+        )
+        return shelf._longer([base.item_ids[place] for place in more.tolist()], codes_of, base=more, of=base)
+
+    def with_delta(self, delta: Segment | None, codes_of: Mapping[str, tuple[int, ...]]) -> Shelf:
+        """With the items of an index's delta, beside or instead of their namesakes. Of a shelf without a delta."""
+        if delta is None:
+            return self
+        numbers = np.array([self.number_of(item) for item in delta.item_ids], dtype=np.int64)
+        known, more = np.flatnonzero(numbers >= 0), np.flatnonzero(numbers < 0)
+        positions, prefixes, published = self.delta.copy(), self.prefixes.copy(), self.published_ms.copy()
+        positions[numbers[known]] = known
+        prefixes[:, numbers[known]] = prefixes_of([delta.item_ids[place] for place in known.tolist()], codes_of)
+        newer = _published(delta)[known]
+        published[numbers[known]] = np.where(newer >= 0, newer, published[numbers[known]])
+        changed = replace(self, delta=positions, prefixes=prefixes, published_ms=published, _fresh={})
+        return changed._longer([delta.item_ids[place] for place in more.tolist()], codes_of, delta=more, of=delta)
+
+    def _longer(
+        self,
+        ids: list[str],
+        codes_of: Mapping[str, tuple[int, ...]],
+        *,
+        of: Segment,
+        base: np.ndarray | None = None,
+        delta: np.ndarray | None = None,
+    ) -> Shelf:
+        """With further items, of which nothing was counted, at these positions of a segment's base or delta."""
+        if not ids:
+            return self
+        nowhere, nothing = np.full(len(ids), -1, dtype=np.int64), np.zeros(len(ids))
+        places = base if base is not None else delta
+
+        def uncounted(values: np.ndarray) -> np.ndarray:
+            return np.concatenate([values, nothing])
+
+        return replace(
+            self,
+            extras=[*self.extras, *ids],
+            base=np.concatenate([self.base, nowhere if base is None else base]),
+            delta=np.concatenate([self.delta, nowhere if delta is None else delta]),
+            prefixes=np.concatenate([self.prefixes, prefixes_of(ids, codes_of)], axis=1),
+            published_ms=np.concatenate([self.published_ms, _published(of)[places]]),
+            count=uncounted(self.count),
+            recent=uncounted(self.recent),
+            week=uncounted(self.week),
+            month=uncounted(self.month),
+            price=np.concatenate([self.price, np.full(len(ids), np.nan, dtype=self.price.dtype)]),
+            order=np.concatenate([self.order, np.arange(len(self), len(self) + len(ids))]),
+            _fresh={},
         )
 
     def __len__(self) -> int:
@@ -106,34 +147,45 @@ class Shelf:
 
     def mask(self, allowed: Allowed | None) -> Mask:
         """What an answer of `Retriever.allowed` lets come back."""
+        if allowed is None:
+            return self._there.__getitem__
 
         def allows(numbers: np.ndarray) -> np.ndarray:
-            base, delta = self.base[numbers], self.delta[numbers]
-            in_base, in_delta = base >= 0, delta >= 0
-            if allowed is not None and allowed.base is not None:
-                in_base &= allowed.base.has(base)
-            if allowed is not None and allowed.delta is not None:
-                in_delta &= allowed.delta.has(delta)
-            result: np.ndarray = in_base | in_delta
-            return result
+            base = self.base[numbers]
+            may = base >= 0 if allowed.base is None else allowed.base.has(base)
+            if self._has_delta:
+                delta = self.delta[numbers]
+                may |= delta >= 0 if allowed.delta is None else allowed.delta.has(delta)
+            return may
 
         return allows
 
     @cached_property
-    def by_popularity(self) -> np.ndarray:
-        """Numbers of the items that the index has, the most popular first (recent events), ties by number."""
-        there = np.flatnonzero((self.base >= 0) | (self.delta >= 0))
-        return there[np.lexsort((there, -self.recent[there]))]
+    def _there(self) -> np.ndarray:
+        """(M,) bool: items that the index has."""
+        return (self.base >= 0) | (self.delta >= 0)
 
     @cached_property
-    def newest(self) -> np.ndarray:
-        """Those of them whose day is known, by popularity: only as many as `fresh` can ever ask for."""
-        published = self.published_ms[self.by_popularity]
-        newest = int(published.max(initial=-1))
-        return self.by_popularity[published >= max(0, newest - 60 * DAY_MS)]
+    def _has_delta(self) -> bool:
+        return bool((self.delta >= 0).any())
+
+    @cached_property
+    def by_popularity(self) -> np.ndarray:
+        """Numbers of the items that the index has, the most popular first (recent events), ties by number."""
+        return self.order[self._there[self.order]]
+
+    def fresh(self, since_ms: int) -> np.ndarray:
+        """Those of them that were published since, in the same order. Kept: requests of one hour ask for the same."""
+        found = self._fresh.get(since_ms)
+        if found is None:
+            if len(self._fresh) >= _KEPT_FRESH:
+                self._fresh.clear()
+            found = self.by_popularity[self.published_ms[self.by_popularity] >= since_ms]
+            self._fresh[since_ms] = found
+        return found
 
 
-def prefixes_of(item_ids: Sequence[str], codes_of: Mapping) -> np.ndarray:
+def prefixes_of(item_ids: Sequence[str], codes_of: Mapping[str, tuple[int, ...]]) -> np.ndarray:
     """(2, n) int64: one number for the first code of each item's SID, one for its first two; -1 without a SID."""
     found = np.full((LEVELS, len(item_ids)), -1, dtype=np.int64)
     for place, item in enumerate(item_ids):
@@ -144,9 +196,7 @@ def prefixes_of(item_ids: Sequence[str], codes_of: Mapping) -> np.ndarray:
     return found
 
 
-def positions_in(segment: Segment, memory: Memory) -> np.ndarray:
-    """(N,) int64: where each of the memory's items stands in a segment, -1 where it does not."""
-    import pyarrow.compute as pc
-
-    found = pc.index_in(pa.array(memory.item_ids, pa.string()), segment.items.column("item_id").combine_chunks())
-    return found.fill_null(-1).to_numpy().astype(np.int64)
+def _published(segment: Segment) -> np.ndarray:
+    """(n,) int64 epoch milliseconds of each position, -1 unknown."""
+    published: np.ndarray = pc.fill_null(segment.items.column("published_ms"), -1).to_numpy()
+    return published

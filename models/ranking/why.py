@@ -6,7 +6,7 @@ source. What speaks against an item, and what is the same for all candidates, ha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,11 @@ PARTS = {
 }
 """Source → the part that people are told of."""
 _TABLES = {"next": ("next", "next_fresh"), "together": ("together",), "text": ("text", "text_fresh")}
-_OF_GROUP = {**PARTS, "item": "popular", "sid": "model"}
+_GOES_WITH = {"next": "often follows", "together": "often together with", "text": "like"}
+_PARTS = tuple(dict.fromkeys(PARTS.values()))
+_OF_GROUP = {**PARTS, "item": "popular", "sid": "model"}  # what is said of the user is the same for all candidates
+_PART_OF_FEATURE = np.array([[_OF_GROUP.get(group_of(name)) == part for part in _PARTS] for name in FEATURES], float)
+"""(F, parts)."""
 _LEAST = 0.05
 """A smaller share is not told; the shares that are told are scaled to sum to 1."""
 
@@ -62,71 +66,76 @@ class Teller:
         self,
         shelf: Shelf,
         visit: Visit,
-        number: int,
-        shares: Mapping[str, float],
-        codes: Sequence[int],
+        numbers: np.ndarray,
+        shares: Sequence[Mapping[str, float]],
+        codes: Sequence[Sequence[int]],
         params: CandidateParams,
-    ) -> tuple[Reason, ...]:
-        """Of one item, the largest share first."""
-        told = []
-        for part, share in sorted(shares.items(), key=lambda pair: (-pair[1], pair[0])):
-            carriers = self._carriers(shelf, visit, part, number, params)
-            told.append(Reason(part, share, carriers, self._words(shelf, visit, part, number, carriers, codes)))
-        return tuple(told)
-
-    def _carriers(self, shelf: Shelf, visit: Visit, part: str, number: int, params: CandidateParams) -> tuple[str, ...]:
-        if part == "own":
-            return (shelf.item_id(number),)
+    ) -> list[tuple[Reason, ...]]:
+        """Of each of some items, the largest share first. numbers: (n,) of items; shares, codes (SIDs): n of them."""
         recent, decay = visit.recent(params)
-        weight = np.zeros(len(recent))
-        inside = recent < len(shelf.memory.item_ids)
-        for table in _TABLES.get(part, ()):
-            if table in shelf.memory.tables and number < len(shelf.memory.item_ids):
-                weight[inside] += shelf.memory.tables[table].weight(recent[inside], number)
-        weight *= decay
-        order = np.argsort(-weight, kind="stable")
-        found = dict.fromkeys(shelf.item_id(int(recent[place])) for place in order if weight[place] > 0)
-        return tuple(found)[:2]
+        carried = _carried(shelf, recent, decay, numbers, {part for one in shares for part in one})
+        ids = [shelf.item_id(number) for number in recent.tolist()]
+        told = []
+        for place, (number, parts, sid) in enumerate(zip(numbers.tolist(), shares, codes, strict=True)):
+            reasons = []
+            for part, share in sorted(parts.items(), key=lambda pair: (-pair[1], pair[0])):
+                if part == "own":
+                    items: tuple[str, ...] = (shelf.item_id(number),)
+                elif part in carried:
+                    items = _most(carried[part][:, place], ids)
+                else:
+                    items = ()
+                reasons.append(Reason(part, share, items, self._words(visit, part, number, items, sid)))
+            told.append(tuple(reasons))
+        return told
 
-    def _words(
-        self, shelf: Shelf, visit: Visit, part: str, number: int, carriers: tuple[str, ...], codes: Sequence[int]
-    ) -> str:
+    def _words(self, visit: Visit, part: str, number: int, items: tuple[str, ...], codes: Sequence[int]) -> str:
         if part == "own":
             times = visit.times[visit.items == number]
             count = "once" if len(times) == 1 else f"{len(times)} times"
             if not visit.timed:
                 return f"{count} in the history"
-            days = max(0, visit.now // DAY_MS - int(times.max()) // DAY_MS)  # of the calendar, UTC
+            days = visit.now // DAY_MS - int(times.max()) // DAY_MS  # of the calendar, UTC
             ago = "today" if days == 0 else "yesterday" if days == 1 else f"{days} days ago"
             return f"{self.verb} {count}, last {ago}" if len(times) > 1 else f"{self.verb} {count}, {ago}"
         if part == "model":
             named = (self.prefix_words.get(" ".join(map(str, codes[:level]))) for level in (2, 1))
             words = next((words for words in named if words), "")
             return f"model: {words}" if words else "model"
-        if part == "new":
-            return "new and already popular"
-        if not carriers:
-            return {"popular": "popular now", "text": "words like the history's"}.get(part, "goes with the history")
-        title = self.titles.get(carriers[0]) or carriers[0]
-        return {"next": "often follows", "together": "often together with", "text": "like"}[part] + f" {title}"
+        if part not in _TABLES:
+            return {"popular": "popular now", "new": "new and already popular"}[part]
+        return f"{_GOES_WITH[part]} {self.titles.get(items[0]) or items[0]}"
 
 
-def shares(
-    contributions: np.ndarray, columns: Sequence[int], candidates: Candidates, rows: np.ndarray
-) -> list[dict[str, float]]:
-    """Part → share for each of `rows`; they sum to 1. contributions: (len(rows), len(columns) + 1), the last the bias.
+def _carried(
+    shelf: Shelf, recent: np.ndarray, decay: np.ndarray, numbers: np.ndarray, parts: Collection[str]
+) -> dict[str, np.ndarray]:
+    """Counted part → (R, n): what each recent item gave each of the items."""
+    inside = np.flatnonzero(recent < len(shelf.memory.item_ids))
+    found = {}
+    for part in _TABLES.keys() & parts:
+        weights = np.zeros((len(recent), len(numbers)))
+        for name in _TABLES[part]:
+            weights[inside] += shelf.memory.tables[name].weights_of(recent[inside], numbers)
+        found[part] = weights * decay[:, None]
+    return found
+
+
+def _most(weights: np.ndarray, ids: Sequence[str]) -> tuple[str, ...]:
+    """Ids of the two items that gave the most; of equal ones the older."""
+    order = np.argsort(-weights, kind="stable")
+    return tuple(dict.fromkeys(ids[place] for place in order.tolist() if weights[place] > 0))[:2]
+
+
+def shares(contributions: np.ndarray, candidates: Candidates, rows: np.ndarray) -> list[dict[str, float]]:
+    """Part → share for each of `rows`; they sum to 1. contributions: (len(rows), F), of each feature.
 
     Only parts whose sources name the item can have a share; if none of them speaks for it, they share alike.
     """
-    groups = [_OF_GROUP.get(group_of(FEATURES[column])) for column in columns]
+    worth = np.maximum(contributions, 0.0) @ _PART_OF_FEATURE
     return [
-        _scaled(
-            {
-                part: float(sum(max(value, 0.0) for value, group in zip(row, groups, strict=False) if group == part))
-                for part in _naming(candidates.places[number])
-            }
-        )
-        for row, number in zip(contributions, rows, strict=True)
+        _scaled({part: float(one[_PARTS.index(part)]) for part in _naming(candidates.places[row])})
+        for one, row in zip(worth, rows.tolist(), strict=True)
     ]
 
 
@@ -143,10 +152,8 @@ def fusion_shares(candidates: Candidates, rows: np.ndarray) -> list[dict[str, fl
 
 
 def _naming(places: np.ndarray) -> list[str]:
-    """Parts with a source that names the item."""
-    return list(
-        dict.fromkeys(PARTS[source] for source, place in zip(SOURCES, places, strict=True) if not np.isnan(place))
-    )
+    """Parts with a source that names the item. places: (S,)."""
+    return list(dict.fromkeys(PARTS[SOURCES[column]] for column in np.flatnonzero(~np.isnan(places)).tolist()))
 
 
 def _scaled(worth: dict[str, float]) -> dict[str, float]:

@@ -42,8 +42,8 @@ def test_equals_a_sort_of_the_dense_rows(dense: np.ndarray, k: int, size: int, s
     items, sums = found.scores(rows, weights)
     assert items.tolist() == np.flatnonzero((kept[rows] > 0).any(axis=0)).tolist()
     np.testing.assert_allclose(sums, (weights @ kept[rows])[items])
-    for item in range(len(dense)):
-        assert found.weight(rows, item).tolist() == kept[rows, item].tolist()
+    some = rng.permutation(len(dense))[: rng.integers(0, len(dense) + 1)]
+    np.testing.assert_array_equal(found.weights_of(rows, some), kept[rows][:, some])
 
 
 def test_blocks_cover_all_rows_once() -> None:
@@ -57,7 +57,25 @@ def test_blocks_cover_all_rows_once() -> None:
 def test_no_rows_asked_no_scores() -> None:
     table = Neighbours.best_of([csr_matrix(np.eye(3))], 2)
     items, sums = table.scores(np.zeros(0, np.int64), np.zeros(0))
-    assert (len(items), len(sums), len(table.weight(np.zeros(0, np.int64), 1))) == (0, 0, 0)
+    assert (len(items), len(sums)) == (0, 0)
+    assert table.weights_of(np.zeros(0, np.int64), np.array([1])).shape == (0, 1)
+    assert table.weights_of(np.array([0, 2]), np.zeros(0, np.int64)).shape == (2, 0)
+
+
+@pytest.mark.parametrize("number", [50, 5000])
+def test_few_entries_of_many_items_are_summed_as_many_of_few(number: int) -> None:
+    rng = np.random.default_rng(number)
+    dense = np.where(rng.random((50, 50)) < 0.3, rng.random((50, 50)), 0)
+    wide = np.zeros((50, number))
+    wide[:, :50] = dense
+    table = Neighbours.best_of([csr_matrix(wide), csr_matrix((number - 50, number))], 10)
+    rows, weights = np.array([3, 3, 49]), np.array([1.0, 0.5, 0.0])
+    items, sums = table.scores(rows, weights)
+    assert items.tolist() == sorted({*table.row(3)[0].tolist(), *table.row(49)[0].tolist()})
+    expected = np.zeros(number)
+    for row, weight in zip(rows, weights, strict=True):
+        np.add.at(expected, table.row(row)[0], table.row(row)[1] * weight)
+    np.testing.assert_allclose(sums, expected[items], rtol=1e-12)
 
 
 def test_saved_arrays_that_do_not_fit_are_refused(tmp_path: Path) -> None:
