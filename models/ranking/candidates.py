@@ -59,8 +59,8 @@ class CandidateParams(Params):
 @dataclass(frozen=True)
 class Visit:
     """Who asks. items, times: (H,) int64, numbers of the history's known items and epoch milliseconds, oldest first,
-    none later than now; a history without times (all 0) counts as yesterday's.
-    now: epoch milliseconds. context: number of the item that is looked at, -1 for none. timed: whether times were said."""
+    none later than now; a history without times (all 0) counts as yesterday's. now: epoch milliseconds. context: number
+    of the item that is looked at, -1 for none. timed: whether the history has times."""
 
     items: np.ndarray
     times: np.ndarray

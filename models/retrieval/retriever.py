@@ -333,10 +333,12 @@ def _each(search: Callable[[list[int]], list[dict[int, Beams]]], batches: list[l
     """The results of all batches. Many are searched side by side, a thread a core: a batch is too small for two."""
     import torch
 
-    if len(batches) < 4 or torch.get_num_threads() > 1:  # asked first: a request does not wait for settings to be read
+    workers = len(batches) // 2
+    if workers > 1 and torch.get_num_threads() == 1:  # asked first: a request does not wait for settings to be read
+        workers = min(get_settings().threads or len(os.sched_getaffinity(0)), workers)
+    if workers < 2 or torch.get_num_threads() > 1:
         yield from map(search, batches)
         return
-    workers = min(get_settings().threads or len(os.sched_getaffinity(0)), len(batches) // 2)
     # a new thread begins with the threads of the environment, not with those of this one
     with ThreadPoolExecutor(workers, "beams", initializer=torch.set_num_threads, initargs=(1,)) as pool:
         yield from pool.map(search, batches)

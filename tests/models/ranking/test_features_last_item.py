@@ -52,6 +52,7 @@ def shelf() -> Shelf:
         week=longer(memory.week, 0),
         month=longer(memory.month, 0),
         price=longer(memory.price, np.nan),
+        order=np.arange(NUM + 1),
     )
 
 
