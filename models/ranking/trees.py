@@ -22,6 +22,7 @@ from plumline.errors import CorruptArtifactError
 MAX_LEAVES = 8
 _QUESTIONS = 8
 _ANSWERS = 1 << (MAX_LEAVES - 1)  # bytes that the answers of a tree can be
+_LARGEST = float(np.finfo(np.float32).max)
 _BLOCK = 1024  # rows asked at once
 _LEFT, _MISSING_IS_MISSING = 2, 2  # of LightGBM's decision_type: a bit, and the value of the two bits above it
 
@@ -94,7 +95,10 @@ class Trees:
         Raises CorruptArtifactError if it is none, of other features, or of trees that have more than 8 leaves.
         """
         try:
-            head, *parts = text.partition("end of trees")[0].split("\nTree=")
+            body, end, _ = text.partition("end of trees")
+            if not end:
+                raise ValueError("no end of trees")
+            head, *parts = body.split("\nTree=")
             names = _fields(head)["feature_names"].split()
             column = np.array([features.index(name) for name in names])
             trees = [_read_tree(_fields(part), column) for part in parts]
@@ -103,7 +107,7 @@ class Trees:
         return Trees(len(features), trees)
 
     def scores(self, rows: np.ndarray) -> np.ndarray:
-        """(n,) float64, the sum of what the trees say. rows: (n, F) float32; NaN where nothing is known."""
+        """(n,) float64, the sum of what the trees say. rows: (n, F) float32, finite or NaN (not known)."""
         if len(rows) > _BLOCK:
             return np.concatenate([self.scores(rows[at : at + _BLOCK]) for at in range(0, len(rows), _BLOCK)])
         found: np.ndarray = self._values[self._answers(rows)].sum(axis=0)
@@ -143,7 +147,8 @@ class Trees:
         for place, tree in enumerate(self.trees):
             for question, key in enumerate(zip(tree.features.tolist(), tree.fills.tolist(), strict=True)):
                 column[question, place] = column_of.setdefault(key, len(column_of))
-            below = tree.thresholds.astype(np.float32)
+            # Below infinity: a tree that asks whether a value is missing at all has that as its threshold.
+            below = tree.thresholds.clip(-_LARGEST, _LARGEST).astype(np.float32)
             above = below.astype(np.float64) > tree.thresholds
             below[above] = np.nextafter(below[above], np.float32(-np.inf))
             thresholds[: len(below), place] = below
@@ -186,12 +191,19 @@ def _read_tree(fields: Mapping[str, str], column: np.ndarray) -> _Tree:
     if np.any(kinds & 1) or np.any(kinds >> 2 == 1) or fields.get("is_linear", "0") != "0":
         raise ValueError("a tree of a kind that the stage does not make")
     to_side = np.where(kinds & _LEFT, -np.inf, np.inf)
-    return _Tree(
+    children = np.stack([numbers("left_child", int), numbers("right_child", int)], axis=1)
+    if sorted(children.ravel().tolist()) != [*range(-len(values), 0), *range(1, len(features))] and len(features):
+        raise ValueError("a tree whose branches do not meet every leaf")
+    tree = _Tree(
         features=features,
         thresholds=numbers("threshold"),
         fills=np.where(kinds >> 2 == _MISSING_IS_MISSING, to_side, 0.0),
-        children=np.stack([numbers("left_child", int), numbers("right_child", int)], axis=1),
+        children=children,
         values=values,
         counts=numbers("internal_count"),
         leaf_counts=numbers("leaf_count"),
     )
+    questions = {len(part) for part in (tree.thresholds, tree.fills, tree.children, tree.counts)}
+    if questions != {len(features)} or (len(features) and len(tree.leaf_counts) != len(values)):
+        raise ValueError("a tree whose parts are of different lengths")
+    return tree
