@@ -65,6 +65,7 @@ def test_a_row_at_a_threshold_goes_left_and_one_just_above_it_right() -> None:
     booster = grow([0, 2])
     trees = Trees.parse(booster.model_to_string(), NAMES)
     edges = {float(t) for tree in trees.trees for t in tree.thresholds if np.isfinite(t)}
+    edges = {edge for edge in edges if abs(edge) > 1e-30}  # LightGBM takes less for nothing before it asks
     values = [np.float32(edge) for edge in edges]
     values += [np.nextafter(value, np.float32(side)) for value in values for side in (-np.inf, np.inf)]
     rows = np.zeros((2 * len(values), len(NAMES)), dtype=np.float32)
