@@ -33,6 +33,8 @@ PARTS = {
 }
 """Source → the part that people are told of."""
 _TABLES = {"next": ("next", "next_fresh"), "together": ("together",), "text": ("text", "text_fresh")}
+_DEMAND = {"popular": ("popular now", "in the catalogue"), "new": ("new and already popular", "new")}
+"""What is said of an item that somebody took, and of one that nobody did."""
 _GOES_WITH = {"next": "often follows", "together": "often together with", "text": "like"}
 _PARTS = tuple(dict.fromkeys(PARTS.values()))
 _OF_GROUP = {**PARTS, "item": "popular", "sid": "model"}  # what is said of the user is the same for all candidates
@@ -85,11 +87,13 @@ class Teller:
                     items = _most(carried[part][:, place], ids)
                 else:
                     items = ()
-                reasons.append(Reason(part, share, items, self._words(visit, part, number, items, sid)))
+                reasons.append(Reason(part, share, items, self._words(shelf, visit, part, number, items, sid)))
             told.append(tuple(reasons))
         return told
 
-    def _words(self, visit: Visit, part: str, number: int, items: tuple[str, ...], codes: Sequence[int]) -> str:
+    def _words(
+        self, shelf: Shelf, visit: Visit, part: str, number: int, items: tuple[str, ...], codes: Sequence[int]
+    ) -> str:
         if part == "own":
             times = visit.times[visit.items == number]
             count = "once" if len(times) == 1 else f"{len(times)} times"
@@ -103,7 +107,8 @@ class Teller:
             words = next((words for words in named if words), "")
             return f"model: {words}" if words else "model"
         if part not in _TABLES:
-            return {"popular": "popular now", "new": "new and already popular"}[part]
+            demanded, other = _DEMAND[part]
+            return demanded if shelf.recent[number] > 0 else other
         return f"{_GOES_WITH[part]} {self.titles.get(items[0]) or items[0]}"
 
 
