@@ -335,10 +335,10 @@ def _count_unknown(retriever: RankedRetriever, known: Catalog, queries: Sequence
 
 
 def _gains(booster: Booster) -> dict[str, float]:
-    """Feature → its part of all that the trees gained, the largest first."""
+    """Feature → its part of all that the trees gained, of those that gained something."""
     gains = booster.feature_importance("gain")
-    order = np.argsort(-gains, kind="stable")
-    return {FEATURES[place]: round(float(gains[place] / max(gains.sum(), 1e-9)), 4) for place in order if gains[place]}
+    total = max(gains.sum(), 1e-9)
+    return {name: round(float(gain / total), 4) for name, gain in zip(FEATURES, gains, strict=True) if gain}
 
 
 def prefix_words(items: pa.Table, sids: Path) -> dict[str, str]:
