@@ -42,7 +42,7 @@ FEW_STEPS: dict[str, dict[str, Any]] = {
     "quantizer": {"steps": 60, "warmup_steps": 20},
     "cpt": {"steps": 10},
     "sft": {"steps": 20},
-    "scores": {"sasrec_steps": 10, "max_queries": 100},
+    "sasrec": {"steps": 10},
 }
 
 

@@ -23,12 +23,13 @@ from models.memory.memory import Memory, MemoryParams
 from models.memory.memory import run as run_memory
 from models.ranking import lambdarank
 from models.ranking.candidates import COUNTED, CandidateParams, Candidates, Named, Visit, gather
-from models.ranking.features import features
+from models.ranking.features import FEATURES, features
 from models.ranking.frozen_ranker import Ranker
 from models.ranking.labels import Labels
 from models.ranking.lambdarank import ALL, WITHOUT_MODEL, LambdarankParams
 from models.ranking.ranker import RankerParams
-from models.ranking.shelf import DAY_MS, LEVELS, Shelf, prefixes_of
+from models.ranking.shelf import DAY_MS, Shelf
+from models.ranking.trees import Trees
 from plumline.artifact import write_json
 from plumline.stage import hash_seed
 from plumline.tables import write_parquet
@@ -72,21 +73,7 @@ class Desk:
         with tempfile.TemporaryDirectory() as scratch:
             memory = _count(task, Path(scratch), seed, params.memory, name_of)
             codes = {name_of[item]: sid for item, sid in codes_of.items()}
-            there = np.arange(len(memory.item_ids))
-            empty = np.full((LEVELS, len(there)), -1, dtype=np.int64)
-            shelf = Shelf(
-                memory=memory,
-                extras=[],
-                base=there,
-                delta=np.full(len(there), -1),
-                prefixes=prefixes_of(memory.item_ids, codes) if codes else empty,
-                published_ms=memory.published_ms,
-                count=memory.count,
-                recent=memory.recent,
-                week=memory.week,
-                month=memory.month,
-                price=memory.price,
-            )
+            shelf = Shelf.counted(memory, np.arange(len(memory.item_ids)), codes)
             return Desk(task, shelf, name_of, seed, params)  # the mapped tables outlive the folder's names
 
     def ask(
@@ -159,10 +146,14 @@ def rank_all(
     rows = np.arange(len(task.validation)) if label_rows is None else label_rows
     labels = desk.labels(rows, hits_of["labels"] if hits_of else None)
     told = hash_seed(seed, "ranker")
-    counted = lambdarank.train(labels.of_counted(), WITHOUT_MODEL, params.trees, told)
-    rankers = {"without_model": Ranker(params.candidates, counted, WITHOUT_MODEL)}
+
+    def learn(groups: Labels, columns: Sequence[int]) -> Ranker:
+        booster = lambdarank.train(groups, columns, params.trees, told)
+        return Ranker(params.candidates, Trees.parse(booster.model_to_string(), FEATURES))
+
+    rankers = {"without_model": learn(labels.of_counted(), WITHOUT_MODEL)}
     if hits_of:
-        rankers["served"] = Ranker(params.candidates, lambdarank.train(labels, ALL, params.trees, told), ALL)
+        rankers["served"] = learn(labels, ALL)
     return desk.rank(hits_of["test"] if hits_of else None, rankers)
 
 

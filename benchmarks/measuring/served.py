@@ -14,6 +14,7 @@ import numpy as np
 from benchmarks.measuring.home import Home
 from features.catalog import Catalog, published_ms
 from features.histories import read_histories
+from models.baselines.sasrec import SasRec
 from models.evaluation.queries import Ruler
 from models.evaluation.ranked_lists import Ranked
 from models.evaluation.scores import ScoresParams, fit_baselines
@@ -34,13 +35,18 @@ _EPOCH = date(1970, 1, 1)
 
 
 def measure(home: Home, seed: int, more: Mapping[str, Lister]) -> dict[str, Any]:
-    """Figures of a home whose ranker has run: methods, served_minus, ages, num_targets. more: further methods."""
+    """Figures of a home where `ranker` and `sasrec` have run: methods, served_minus, ages, num_targets.
+
+    more: further methods.
+    """
     histories = home.artifact("histories")
     about = read_json(home.artifact("ranker") / "report.json")
     queries = read_sample(histories, about["max_queries"], seed)
     params = load_params(home.recipe, "scores", ScoresParams)
     known = Catalog.load(home.artifact("catalog"))
-    rivals = fit_baselines(params, read_histories(histories), known.live_ids(), known.items, None, seed)
+    rivals = fit_baselines(params, read_histories(histories), known.live_ids(), known.items)
+    if (trained := SasRec.load(home.artifact("sasrec"))) is not None:
+        rivals["sasrec"] = trained.rank
     ranked = Ranked.of(NEXT_DAY, queries, read_lists(home.artifact("ranker")), rivals)
     extra = {
         name: {protocol: lister(task.queries, task.exclude) for protocol, task in ranked.tasks.items()}

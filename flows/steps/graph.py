@@ -59,19 +59,22 @@ def read_graph(home: Path) -> dict[str, Stage]:
         name: Stage(name, " ".join(body["cmd"].split()), tuple(body["deps"]), tuple(_path(o) for o in body["outs"]))
         for name, body in raw.items()
     }
-    writer = {out: name for name, stage in stages.items() for out in stage.outs}
-    sorter = TopologicalSorter({n: [writer[d] for d in s.deps if d in writer] for n, s in stages.items()})
-    return {name: stages[name] for name in sorter.static_order()}
+    return {name: stages[name] for name in TopologicalSorter(needs(stages)).static_order()}
+
+
+def needs(graph: dict[str, Stage]) -> dict[str, set[str]]:
+    """Stage → the stages whose artifacts it reads."""
+    writer = {out: name for name, stage in graph.items() for out in stage.outs}
+    return {name: {writer[dep] for dep in stage.deps if dep in writer} for name, stage in graph.items()}
 
 
 def upstream(graph: dict[str, Stage], goal: str) -> list[str]:
     """Names of the stages that `goal` needs, itself last, in running order."""
-    writer = {out: name for name, stage in graph.items() for out in stage.outs}
-    needed, queue = set(), [goal]
+    before, needed, queue = needs(graph), set(), [goal]
     while queue:
         name = queue.pop()
         needed.add(name)
-        queue += [writer[d] for d in graph[name].deps if d in writer and writer[d] not in needed]
+        queue += before[name] - needed
     return [name for name in graph if name in needed]
 
 

@@ -1,4 +1,4 @@
-"""dvc.yaml → Prefect tasks: each stage runs as one task in a process of its own.
+"""dvc.yaml → Prefect tasks: each stage runs as one task in a process of its own, two of them at a time.
 
 Whether a stage has anything to do is the stage's own knowledge (the key in its manifest), so a rerun is cheap and there
 is no second cache to disagree. A stage that was killed by a signal is tried again; one that failed or refused is not.
@@ -6,6 +6,7 @@ is no second cache to disagree. A stage that was killed by a signal is tried aga
 
 import fcntl
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -18,14 +19,17 @@ from pathlib import Path
 from typing import IO, Any
 
 from prefect import task
+from prefect.futures import PrefectFuture
 
-from flows.steps.graph import Stage
+from flows.steps.graph import Stage, needs
 from plumline.errors import PlumlineError, RefusedError
 from plumline.settings import child_environment, get_settings
-from plumline.stage import CODE_ROOT, die_with_parent, say
+from plumline.stage import CODE_ROOT, die_with_parent, num_cores, say
 
 PARALLEL = ("cpt", "sft")
 """Stages that know how to share their work among processes."""
+TRAINED = (*PARALLEL, "sasrec")
+"""Stages that take minutes, and do not begin before all has been looked at that might stop a run."""
 
 
 class StageFailed(PlumlineError):  # noqa: N818  a state, named as Prefect names it
@@ -113,13 +117,50 @@ def run_stages(
     home: Path,
     after: Mapping[str, Callable[[], None]] | None = None,
 ) -> list[Finished]:
-    """Run stages in order inside a flow, one task each. after: stage → what is called when it is finished."""
-    finished = []
-    for name in names:
-        finished.append(run_stage(name, launched(name, graph[name].argv(sys.executable, values)), str(home)))
-        if after is not None and name in after:
-            after[name]()
-    return finished
+    """Run stages inside a flow, one task each, every one when all of `names` that it needs are finished.
+
+    A process takes half of the cores (PLUMLINE_THREADS), so two run at a time; of those that could, the one that most
+    others wait for. after: stage → what is called when it is finished. Once a stage or one of these calls has failed,
+    nothing begins any more; what is at work is finished, for the next run to find, and the first error is raised.
+    """
+    after, limit = after or {}, min(2, num_cores())
+    all_needs = needs(graph)
+    waiting = {name: all_needs[name] & set(names) for name in names}
+    for name in waiting.keys() & set(TRAINED):
+        waiting[name] |= (after.keys() & set(names)) - {name}
+    order = sorted(names, key=lambda name: -_num_behind(name, waiting))
+    at_work: dict[PrefectFuture[Finished], str] = {}
+    ended: queue.SimpleQueue[PrefectFuture[Finished]] = queue.SimpleQueue()
+    finished: dict[str, Finished] = {}
+    error: Exception | None = None
+    while waiting or at_work:
+        ready = [name for name in order if name in waiting and waiting[name] <= finished.keys()]
+        for name in ready[: limit - len(at_work)] if error is None else ():
+            del waiting[name]
+            future = run_stage.submit(name, launched(name, graph[name].argv(sys.executable, values)), str(home))
+            at_work[future] = name
+            future.add_done_callback(ended.put)
+        if not at_work:
+            break
+        future = ended.get()
+        name = at_work.pop(future)
+        try:
+            finished[name] = future.result()
+            if name in after:
+                after[name]()
+        except Exception as failure:
+            error = error or failure
+    if error is not None:
+        raise error
+    return [finished[name] for name in names]
+
+
+def _num_behind(name: str, needed: Mapping[str, set[str]]) -> int:
+    """How many stages wait for one, directly or not."""
+    behind = {name}
+    while more := {other for other, these in needed.items() if these & behind} - behind:
+        behind |= more
+    return len(behind) - 1
 
 
 def launched(name: str, argv: list[str]) -> list[str]:

@@ -1,10 +1,10 @@
 """Stage `scores`: what would have been shown on the days after as_of, against what users then took.
 
-    reads   catalog, histories (histories, queries, last_events), sids, vocabulary, sft (weights/), index, ranker
-            (lists.parquet), base (scores/, if any)
+    reads   catalog, histories (histories, queries, last_events), sids, vocabulary, sft (weights/), index, sasrec,
+            ranker (lists.parquet), base (scores/, if any)
     writes  scores.json, predictions.parquet (user_id, day, item_ids: the top 10 served, seen items not masked)
     run     python -m models.evaluation.scores --params recipes/cpu_tiny.yaml --catalog … --histories … --sids … \\
-                --vocabulary … --sft … --index … --ranker … --base= --seed 17 --out artifacts/scores
+                --vocabulary … --sft … --index … --sasrec … --ranker … --base= --seed 17 --out artifacts/scores
 
 A query is a user and a held-out day: the history is what was known before that day, relevant are the distinct items of
 that day, and every live item is ranked (nothing is sampled). Models stay as they were at as_of; only histories grow
@@ -17,14 +17,14 @@ protocols, because the difference between them is large wherever things are boug
 
 Methods: `served` is what a user gets; `without_model` the same ranker without beams and the model's features; `model`
 the beams alone; `memory` what was counted alone. These four were listed by the stage `ranker`, by rankers that did not
-learn from the users whom they rank for. The rivals are fitted here. `served_minus` holds served less every other,
-paired by user; `model_gain` is that of `without_model`: what the language model is worth.
+learn from the users whom they rank for. The rivals are fitted here, but for SASRec. `served_minus` holds
+served less every other, paired by user; `model_gain` is that of `without_model`: what the language model is worth.
 
 Under `leave_one_out` stand the same figures of a sample of users asked for their last held-out event alone, who are
 known up to it (what benchmarks of sequential recommendation ask; no ranker has learned from the user).
 
-SASRec takes a minute to train, so it is trained for a bootstrap only; with a base its figures are the base's, with
-`from`: the as_of for which they were measured. The other rivals are fitted anew every time.
+SASRec is trained by a stage of its own, for a bootstrap only; with a base its figures are the base's, with `from`: the
+as_of for which they were measured. The other rivals are fitted anew every time.
 """
 
 from __future__ import annotations
@@ -88,10 +88,6 @@ class ScoresParams(Params):
     """Also text kNN, its sum with the item-kNN, and STAR (on TF-IDF vectors), where an item has a word."""
     knn_text_weight: float = Field(default=0.03, ge=0)
     """What a cosine of 1 is worth in the sum, in (aged, decayed) counts of the item-kNN: text orders equals."""
-    sasrec_steps: int = Field(default=0, ge=0)
-    """Training steps of SASRec; 0 leaves it out."""
-    sasrec_half_life_days: float | None = Field(default=60.0, gt=0)
-    """Age at which a window of a history is drawn half as often for SASRec; null: all equally."""
 
 
 def read_scores(folder: Path) -> dict[str, Any]:
@@ -108,6 +104,7 @@ def run(
     vocabulary: Path,
     sft: Path,
     index: Path,
+    sasrec: Path,
     ranker: Path,
     base: Path | None,
     seed: int,
@@ -116,6 +113,7 @@ def run(
     """Score what is served and its rivals on the held-out days. Nothing held out: num_queries 0 and no methods."""
     from features.catalog import Catalog
     from features.histories import item_counts, read_histories
+    from models.baselines.sasrec import SasRec
     from models.language.model import pick_device
     from models.retrieval.retriever import Retriever
 
@@ -151,7 +149,9 @@ def run(
 
     # 2. Every method's lists, on the same queries and the same items.
     item_ids = sorted(retriever.live_items)
-    rankers = fit_baselines(params, read_histories(histories), item_ids, known.items, base, seed)
+    rankers = fit_baselines(params, read_histories(histories), item_ids, known.items)
+    if (trained := SasRec.load(sasrec)) is not None:
+        rankers["sasrec"] = trained.rank
     ranked = Ranked.of(NEXT_DAY, queries, lists, rankers)
     scores["num_invalid"] = ranked.count_invalid(frozenset(known.live_ids()), METHODS)
     scores["methods"] = methods = ranked.measure(ruler)
@@ -193,10 +193,8 @@ def _use_few_threads() -> None:
     torch.set_num_threads(get_settings().threads or 1)
 
 
-def fit_baselines(
-    params: ScoresParams, histories: pa.Table, item_ids: list[str], items: pa.Table, base: Path | None, seed: int
-) -> dict[str, Ranker]:
-    """Every baseline that is to be fitted now, by its name in scores.json. items: the catalogue's, for their text."""
+def fit_baselines(params: ScoresParams, histories: pa.Table, item_ids: list[str], items: pa.Table) -> dict[str, Ranker]:
+    """Every baseline that is fitted here, by its name in scores.json. items: the catalogue's, for their text."""
     from models.baselines.item_knn import ItemKnn
     from models.baselines.knn_sum import KnnSum
     from models.baselines.own import Own
@@ -220,16 +218,6 @@ def fit_baselines(
         rankers["text_knn"] = text_knn.rank
         rankers["knn_sum"] = KnnSum(item_knn, text_knn, params.knn_text_weight).rank
         rankers["star"] = Star.fit(histories, item_ids, column(items, "item_id"), text_vectors(items)).rank
-    if params.sasrec_steps and base is None:
-        from models.baselines.sasrec import SasRec
-
-        rankers["sasrec"] = SasRec.fit(
-            histories,
-            item_ids,
-            steps=params.sasrec_steps,
-            seed=hash_seed(seed, "sasrec"),
-            half_life_days=params.sasrec_half_life_days,
-        ).rank
     return rankers
 
 

@@ -64,10 +64,17 @@ class Shelf:
         there, more = numbers >= 0, np.flatnonzero(numbers < 0)
         positions = np.full(number, -1, dtype=np.int64)
         positions[numbers[there]] = np.flatnonzero(there)
-        shelf = Shelf(
+        shelf = Shelf.counted(memory, positions, codes_of)
+        return shelf._longer([base.item_ids[place] for place in more.tolist()], codes_of, base=more, of=base)
+
+    @staticmethod
+    def counted(memory: Memory, base: np.ndarray, codes_of: Mapping[str, tuple[int, ...]]) -> Shelf:
+        """The items of a memory alone. base: (N,) int64 their positions in an index, -1 for none."""
+        number = len(memory.item_ids)
+        return Shelf(
             memory=memory,
             extras=[],
-            base=positions,
+            base=base,
             delta=np.full(number, -1, dtype=np.int64),
             prefixes=prefixes_of(memory.item_ids, codes_of),
             published_ms=memory.published_ms,
@@ -78,7 +85,6 @@ class Shelf:
             price=memory.price,
             order=np.lexsort((np.arange(number), -memory.recent)),
         )
-        return shelf._longer([base.item_ids[place] for place in more.tolist()], codes_of, base=more, of=base)
 
     def with_delta(self, delta: Segment | None, codes_of: Mapping[str, tuple[int, ...]]) -> Shelf:
         """With the items of an index's delta, beside or instead of their namesakes. Of a shelf without a delta."""

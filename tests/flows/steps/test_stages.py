@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -143,20 +144,86 @@ def test_a_stage_has_six_hours():
     assert get_settings().stage_timeout_s == 6 * 3600
 
 
-def test_what_looks_at_an_artifact_is_called_when_it_is_finished_and_may_stop_the_run(tmp_path, monkeypatch):
-    done = []
-    stages = {name: Stage(name, f"python -m {name}", (), ()) for name in "abc"}
-    monkeypatch.setattr(
-        "flows.steps.stages.run_stage", lambda name, *_: done.append(name) or Finished(name, 1.0, False)
-    )
+def graph_of(needed):
+    """Stages by what they need."""
+    return {name: Stage(name, f"python -m {name}", tuple(deps), (name,)) for name, deps in needed.items()}
+
+
+class Ran(list):
+    """What happened, in order. seconds, errors: of stages that take longer, and of those that fail. Stands for a task:
+    `submit` is all that is used of one."""
+
+    def __init__(self, threads):
+        super().__init__()
+        self.threads, self.seconds, self.errors = threads, {}, {}
+
+    def submit(self, name, argv, home):
+        return self.threads.submit(self.stage, name)
+
+    def stage(self, name):
+        self.append(f"{name}+")
+        time.sleep(self.seconds.get(name, 0.01))
+        self.append(f"{name}-")
+        if name in self.errors:
+            raise self.errors[name]
+        return Finished(name, 1.0, False)
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    with ThreadPoolExecutor(9) as threads:
+        events = Ran(threads)
+        monkeypatch.setattr("flows.steps.stages.run_stage", events)
+        monkeypatch.setattr("flows.steps.stages.num_cores", lambda: 2)
+        yield events
+
+
+def test_stages_run_two_at_a_time_when_what_they_need_is_there(tmp_path, ran):
+    graph = graph_of({"a": "", "long": "a", "b": "a", "c": "b", "d": ["long", "c"], "e": ""})
+    ran.seconds |= {"long": 1.0}
+    done = run_stages(graph, ["a", "long", "b", "c", "d"], {}, tmp_path)
+    assert [one.stage for one in done] == ["a", "long", "b", "c", "d"]  # as they were asked for
+    place = {event: number for number, event in enumerate(ran)}
+    assert set(place) == {f"{name}{mark}" for name in ["a", "long", "b", "c", "d"] for mark in "+-"}
+    assert place["a-"] < min(place["long+"], place["b+"])
+    assert place["long+"] < place["c+"] < place["c-"] < place["long-"] < place["d+"]
+
+
+def test_no_more_than_two_at_a_time_and_what_most_wait_for_first(tmp_path, ran, monkeypatch):
+    graph = graph_of({"a": "", "b": "", "c": "", "d": ["c"], "e": ["d"]})
+    run_stages(graph, list("abcde"), {}, tmp_path)
+    assert "c+" in ran[:2]
+    open_now = [sum(1 if event.endswith("+") else -1 for event in ran[: at + 1]) for at in range(len(ran))]
+    assert max(open_now) == 2
+    ran.clear()
+    monkeypatch.setattr("flows.steps.stages.num_cores", lambda: 1)
+    run_stages(graph, list("abcde"), {}, tmp_path)
+    assert [event[0] for event in ran] == list("ccddaabbee")
+
+
+def test_after_a_failure_nothing_begins_and_what_is_at_work_is_finished(tmp_path, ran):
+    graph = graph_of({"a": "", "long": "", "b": "a", "c": "long"})
+    ran.seconds |= {"long": 0.6}
+    ran.errors |= {"a": StageFailed("boom"), "long": StageFailed("later")}
+    with pytest.raises(StageFailed, match="boom"):
+        run_stages(graph, ["a", "long", "b", "c"], {}, tmp_path)
+    assert sorted(ran) == ["a+", "a-", "long+", "long-"]
+
+
+def test_what_looks_at_an_artifact_is_called_when_it_is_finished_and_may_stop_the_run(tmp_path, ran):
+    graph = graph_of({"a": "", "b": "a", "c": "b", "cpt": "a"})
+
+    def look():
+        ran.append("look")
 
     def stop():
-        done.append("look")
+        ran.append("look")
         raise RefusedError("no")
 
+    run_stages(graph, ["a", "b", "c", "cpt"], {}, tmp_path, {"b": look, "other": stop})
+    place = {event: number for number, event in enumerate(ran)}
+    assert place["b-"] < place["look"] < min(place["c+"], place["cpt+"])  # what takes minutes waits for it
+    ran.clear()
     with pytest.raises(RefusedError, match="no"):
-        run_stages(stages, ["a", "b", "c"], {}, tmp_path, {"b": stop, "other": stop})
-    assert done == ["a", "b", "look"]
-    done.clear()
-    assert [one.stage for one in run_stages(stages, ["a", "c"], {}, tmp_path, {"b": stop})] == ["a", "c"]
-    assert [one.stage for one in run_stages(stages, ["b"], {}, tmp_path)] == ["b"]
+        run_stages(graph, ["a", "b", "c", "cpt"], {}, tmp_path, {"b": stop, "other": stop})
+    assert ran == ["a+", "a-", "b+", "b-", "look"]

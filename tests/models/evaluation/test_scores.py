@@ -15,9 +15,10 @@ import pytest
 
 from features.catalog import Catalog
 from features.histories import read_histories, read_last_events, read_queries
+from models.baselines import sasrec as sasrec_stage
 from models.baselines.item_knn import ItemKnn
 from models.baselines.popularity import Popularity
-from models.baselines.sasrec import SasRec
+from models.baselines.sasrec import SasRec, SasRecParams
 from models.evaluation import scores as scores_stage
 from models.evaluation.scores import ScoresParams, read_scores, run
 from models.ranking.ranker import read_lists
@@ -30,7 +31,7 @@ from plumline.stage import hash_seed
 from plumline.tables import read_parquet, write_parquet
 
 SEED = 17
-PARAMS = ScoresParams(width=10, hallucination_queries=5, bootstrap_samples=50, sasrec_steps=3)
+PARAMS = ScoresParams(width=10, hallucination_queries=5, bootstrap_samples=50)
 Score = Callable[..., Any]
 
 
@@ -39,13 +40,26 @@ def ranker(rank: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) 
     return rank(tmp_path_factory.mktemp("ranker") / "out", seed=SEED)
 
 
+def train_sasrec(world: Any, out: Path, *, steps: int = 3, base: Path | None = None) -> Path:
+    """The stage on the world."""
+    out.mkdir(parents=True)
+    params = SasRecParams(steps=steps)
+    sasrec_stage.run(params, catalog=world.catalog, histories=world.histories, base=base, seed=SEED, out=out)
+    return out
+
+
 @pytest.fixture(scope="module")
-def score(world: Any, ranker: Path) -> Score:
+def sasrec(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_sasrec(world, tmp_path_factory.mktemp("sasrec") / "out")
+
+
+@pytest.fixture(scope="module")
+def score(world: Any, sasrec: Path, ranker: Path) -> Score:
     """(out, params, base, changes) → scores.json of a run on the world, or on other folders of it."""
 
     def make(out: Path, params: ScoresParams = PARAMS, base: Path | None = None, **changes: Path) -> Any:
         names = ("catalog", "histories", "sids", "vocabulary", "sft", "index")
-        folders = {name: getattr(world, name) for name in names} | {"ranker": ranker} | changes
+        folders = {name: getattr(world, name) for name in names} | {"sasrec": sasrec, "ranker": ranker} | changes
         out.mkdir(parents=True)
         run(params, **folders, base=base, seed=SEED, out=out)
         return read_scores(out)
@@ -166,7 +180,7 @@ def test_baseline_figures_equal_plain_loops(world: Any, scored: Any, rows: list[
             world.live,
             steps=3,
             seed=hash_seed(SEED, "sasrec"),
-            half_life_days=PARAMS.sasrec_half_life_days,
+            half_life_days=SasRecParams().half_life_days,
         ),
     }
     for name, ranker in rankers.items():
@@ -250,12 +264,12 @@ def test_leave_one_out_asks_for_the_last_event(world: Any, scored: Any, retrieve
 
 
 def test_what_the_ranker_left_out_is_left_out(
-    score: Score, rank: Callable[..., Path], tmp_path: Path, rows: list[dict[str, Any]]
+    world: Any, score: Score, rank: Callable[..., Path], tmp_path: Path, rows: list[dict[str, Any]]
 ) -> None:
     """No leave-one-out, and a sample of the queries: the ranker says how many were asked."""
     ranker = rank(tmp_path / "ranker", seed=SEED, leave_one_out_queries=0, max_queries=5)
-    params = PARAMS.model_copy(update={"sasrec_steps": 0, "text_baselines": False})
-    scores = score(tmp_path / "a", params, ranker=ranker)
+    params = PARAMS.model_copy(update={"text_baselines": False})
+    scores = score(tmp_path / "a", params, ranker=ranker, sasrec=train_sasrec(world, tmp_path / "sasrec", steps=0))
     assert "leave_one_out" not in scores
     assert scores["num_queries"] == 5
     assert set(scores["methods"]) == {"served", "without_model", "model", "memory", "popularity", "own", "item_knn"}
@@ -273,14 +287,15 @@ def test_twice_the_same_bytes(score: Score, scored: Any, tmp_path: Path) -> None
 def test_with_a_base_sasrec_is_the_bases(world: Any, score: Score, scored: Any, tmp_path: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(scored[1], base / "scores")
-    scores = score(tmp_path / "day1", base=base)
+    sasrec = train_sasrec(world, tmp_path / "sasrec", base=base)
+    scores = score(tmp_path / "day1", base=base, sasrec=sasrec)
     before = scored[0]["methods"]["sasrec"]
     assert scores["methods"]["sasrec"] == {"from": world.as_of.isoformat(), **before}
     write_json(base / "scores" / "scores.json", {**scores, "as_of": "2020-02-02"})
-    scores = score(tmp_path / "day2", base=base)
+    scores = score(tmp_path / "day2", base=base, sasrec=sasrec)
     assert scores["methods"]["sasrec"]["from"] == world.as_of.isoformat()  # not the day of the copy
     write_json(base / "scores" / "scores.json", {"as_of": "2020-02-02", "num_queries": 0, "methods": {}})
-    assert "sasrec" not in score(tmp_path / "day3", base=base)["methods"]
+    assert "sasrec" not in score(tmp_path / "day3", base=base, sasrec=sasrec)["methods"]
 
 
 def test_nothing_landed_after_as_of(world: Any, score: Score, rank: Callable[..., Path], tmp_path: Path) -> None:
