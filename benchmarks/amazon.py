@@ -384,9 +384,10 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     if arguments.json and arguments.json.exists():
         rows = json.loads(arguments.json.read_text(encoding="utf-8"))["rows"]
-    for name in arguments.only:
-        seeds = 1 if arguments.quick or not METHODS[name].trained else arguments.seeds
-        for seed in range(FIRST_SEED, FIRST_SEED + seeds):
+    for seed in range(FIRST_SEED, FIRST_SEED + (1 if arguments.quick else arguments.seeds)):
+        for name in arguments.only:  # all methods of a seed: several share what was trained
+            if seed > FIRST_SEED and not METHODS[name].trained:
+                continue
             run = Run(task, seed, arguments.quick, arguments.budget_minutes)
             where = (task.name, name, seed)
             if (*where, _key(name, run)) in {(r["data"], r["method"], r["seed"], r["key"]) for r in rows}:
