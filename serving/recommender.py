@@ -10,6 +10,7 @@ repeated, and carry the very SID that was generated leave this module; anything 
 Items the user has seen may come back (`exclude_seen` is off): in retail four in ten purchases are repeats.
 """
 
+from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -186,7 +187,9 @@ class Recommender:
         from models.ranking.why import Teller
 
         assert self.ranked is not None
-        return Teller(self.titles, self.ranked.ranker.prefix_words, self.ranked.ranker.verb)
+        # What is deleted is told by its id alone. The big mapping is not copied.
+        titles = ChainMap(dict.fromkeys(self.tombstones), self.titles)  # type: ignore[arg-type]
+        return Teller(titles, self.ranked.ranker.prefix_words, self.ranked.ranker.verb)
 
     def recommend(
         self,
@@ -248,7 +251,7 @@ class Recommender:
         items, num_invalid = self._servable(hits, seen)
         short = len(items) < k
         why = retriever.explain(request) if short else ""
-        if short and num_allowed >= k and choice is not None and choice.cap is not None:
+        if len(items) < min(k, num_allowed) and choice is not None and choice.cap is not None:
             why = f"{num_allowed:,} are allowed, but at most {choice.cap} SIDs of one branch (level {choice.cap_level})"
         elif num_invalid:
             why = f"{num_invalid} proposals were not fit to serve"

@@ -279,6 +279,21 @@ def test_a_cap_that_makes_a_list_short_is_the_reason_given(recommender: Recommen
     answer = recommender.recommend(history=["item001"], k=57, choice=Choice(cap=1))
     assert answer.reason == "short"
     assert answer.detail.endswith("items: 57 are allowed, but at most 1 SIDs of one branch (level 1)")
+    answer = recommender.recommend(history=["item001"], k=100, choice=Choice(cap=1))  # more than there are
+    assert answer.detail.endswith("items: 57 are allowed, but at most 1 SIDs of one branch (level 1)")
+    answer = recommender.recommend(history=["item001"], k=100, choice=Choice(cap=57))  # a cap that leaves all of them
+    assert answer.detail == "57 of 100 items: no rule; the index holds 57 items"
+
+
+def test_the_title_of_a_deleted_item_is_in_no_reason(recommender: Recommender) -> None:
+    def words(asked: Recommender) -> str:
+        items = asked.recommend(history=["item005"], k=56).items
+        return " ".join(reason.words for item in items for reason in item.why if "item005" in reason.items)
+
+    assert "thing number 5 <" in words(recommender)
+    deleted = words(recommender.with_tombstones(frozenset({"item005"})))
+    assert "item005" in deleted
+    assert "thing number 5 <" not in deleted
 
 
 def test_precision_is_a_setting_of_who_serves(real: Any, monkeypatch: pytest.MonkeyPatch) -> None:
