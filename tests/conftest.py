@@ -1,8 +1,12 @@
 """What every test may use. Tests need no network, no accelerator and nothing outside this repository."""
 
+import operator
 import os
+import random
 import shutil
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -41,3 +45,48 @@ def make_home(folder: Path) -> Path:
         shutil.copy(ROOT / name, folder / name)
     shutil.copytree(ROOT / "recipes", folder / "recipes")
     return folder
+
+
+DAY_MS = 86_400_000
+COMPARE = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
+Holds = Callable[[str, Mapping[str, Any]], bool]
+
+
+def make_rule(dice: random.Random, seen: Collection[str], at_ms: int, depth: int = 2) -> tuple[str, Holds]:
+    """A random rule as text, and as plain Python over (item, its row with channel, price and published_ms).
+
+    seen: the items that `seen` stands for. at_ms: when it is asked; ages count from the full minute before.
+    """
+    kind = dice.choice(["channel", "price", "fresh", "seen"] + (["not", "and", "or"] * 2 if depth else []))
+    if kind == "channel":
+        names = dice.sample(["a", "b", "c", "nobody"], dice.randint(1, 2))
+        return "channel({})".format(", ".join(f'"{name}"' for name in names)), lambda _, row: row["channel"] in names
+    if kind == "price":
+        op, limit = dice.choice(list(COMPARE)), dice.randint(0, 9)
+        return f"price {op} {limit}", lambda _, row: row["price"] is not None and COMPARE[op](row["price"], limit)
+    if kind == "fresh":
+        days = dice.randint(0, 30)
+        since = at_ms // 60_000 * 60_000 - days * DAY_MS
+        return f"fresh({days}d)", lambda _, row: row["published_ms"] >= since
+    if kind == "seen":
+        return "seen", lambda item, _: item in seen
+    first, holds = make_rule(dice, seen, at_ms, depth - 1)
+    if kind == "not":
+        return f"~({first})", lambda item, row: not holds(item, row)
+    second, also = make_rule(dice, seen, at_ms, depth - 1)
+    if kind == "and":
+        return f"({first}) & ({second})", lambda item, row: holds(item, row) and also(item, row)
+    return f"({first}) | ({second})", lambda item, row: holds(item, row) or also(item, row)
+
+
+@pytest.fixture(scope="session")
+def a_rule() -> Callable[..., tuple[str, Holds]]:
+    """`make_rule`, for tests (a test file cannot import its conftest)."""
+    return make_rule

@@ -196,6 +196,8 @@ def write_real_parts(folder: Path, seed: int, num_items: int = 60) -> Path:
         "title": [f"thing number {n} <a_1><b_1><c_1>" if n else None for n in range(num_items)],
         "first_seen_day": pa.array([date(2011, 1, 1 + n % 28) for n in range(num_items)], pa.date32()),
         "retired": [n >= num_items - 3 for n in range(num_items)],
+        "channel": [(None, "a", "b", "c")[n % 4] for n in range(num_items)],
+        "price": pa.array([None if n % 11 == 10 else float(n % 11) for n in range(num_items)], pa.float64()),
     }
     for field in ITEMS.schema:
         columns.setdefault(field.name, pa.nulls(num_items, field.type))
