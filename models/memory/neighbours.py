@@ -58,12 +58,12 @@ class Neighbours:
 
         Returns the items of all these rows, (n,) int64 ascending, each once, and their sums, (n,) float64.
         """
-        place, row = self._entries(rows)
-        neighbours = self.items[place]
-        amounts = self.weights[place] * np.asarray(weights, np.float64)[row]
+        place, lengths = self._entries(rows)
+        neighbours = self.items[place].astype(np.int64)
+        amounts = self.weights[place] * np.repeat(np.asarray(weights, np.float64), lengths)
         if self.num_rows > _DENSE * len(neighbours):
             items, group = np.unique(neighbours, return_inverse=True)
-            return items.astype(np.int64), np.bincount(group, weights=amounts, minlength=len(items))
+            return items, np.bincount(group, weights=amounts, minlength=len(items))
         there = np.zeros(self.num_rows, dtype=bool)
         there[neighbours] = True
         items = np.flatnonzero(there)
@@ -72,27 +72,32 @@ class Neighbours:
     def weights_of(self, rows: np.ndarray, items: np.ndarray) -> np.ndarray:
         """(R, n) float64: the weight of some items in each of some rows, 0 where one is not among a row's neighbours.
 
-        rows: (R,) item numbers, items: (n,) item numbers, each once.
+        rows: (R,) item numbers, items: (n,) item numbers, each once; one beyond the last row is nobody's neighbour.
         """
-        place, row = self._entries(rows)
-        order = np.argsort(items)
+        place, lengths = self._entries(rows)
         neighbours = self.items[place]
-        at = np.searchsorted(items, neighbours, sorter=order).clip(max=max(len(items) - 1, 0))
+        order = np.argsort(items)
+        ascending = items[order].astype(neighbours.dtype)  # of one type: searched without a copy of all neighbours
+        if self.num_rows > _DENSE * len(neighbours):
+            at = np.searchsorted(ascending, neighbours)
+            hits = np.flatnonzero(np.append(ascending, -1)[at] == neighbours)
+        else:
+            wanted = np.zeros(self.num_rows, dtype=bool)
+            wanted[items[items < self.num_rows]] = True
+            hits = np.flatnonzero(wanted[neighbours])
+        column = order[np.searchsorted(ascending, neighbours[hits])]
         found = np.zeros((len(rows), len(items)))
-        if len(items):
-            column = order[at]
-            there = items[column] == neighbours
-            found[row[there], column[there]] = self.weights[place[there]]
+        found[np.searchsorted(np.cumsum(lengths), hits, side="right"), column] = self.weights[place[hits]]
         return found
 
     def _entries(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Places of all entries of some rows, row after row, and which of the rows (0 … R-1) each belongs to."""
+        """Places of all entries of some rows, row after row, and how many each row has."""
         rows = np.asarray(rows, np.int64)
         first = np.asarray(self.starts[rows])
         lengths = self.starts[rows + 1] - first
-        ends = np.cumsum(lengths)
-        row = np.repeat(np.arange(len(rows)), lengths)
-        return np.arange(len(row)) + (first - ends + lengths)[row], row
+        place = np.repeat(first - np.cumsum(lengths) + lengths, lengths)
+        place += np.arange(len(place))
+        return place, lengths
 
     def save(self, folder: Path, name: str) -> None:
         """Write `<name>_starts.npy`, `<name>_items.npy`, `<name>_weights.npy`."""

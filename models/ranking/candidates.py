@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,6 +58,18 @@ class CandidateParams(Params):
 
 
 @dataclass(frozen=True)
+class Own:
+    """A user's own items, each once. items: (m,) int64 numbers, ascending. place: (H,) int64, where among them the item
+    of each event is. counts, first, last: (m,) int64, events of each item, and the times of the first and the last."""
+
+    items: np.ndarray
+    place: np.ndarray
+    counts: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+
+
+@dataclass(frozen=True)
 class Visit:
     """Who asks. items, times: (H,) int64, numbers of the history's known items and epoch milliseconds, oldest first,
     none later than now; a history without times (all 0) counts as yesterday's. now: epoch milliseconds. context: number
@@ -78,6 +91,20 @@ class Visit:
             pairs[:, 1] = now - DAY_MS
         looked_at = -1 if context is None else shelf.number_of(context)
         return Visit(pairs[:, 0], np.minimum(pairs[:, 1], now), now, looked_at, timed)
+
+    @cached_property
+    def own(self) -> Own:
+        """The items of the history."""
+        order = np.lexsort((self.times, self.items))
+        items = self.items[order]
+        begins = np.ones(len(items), dtype=bool)
+        np.not_equal(items[1:], items[:-1], out=begins[1:])
+        starts = np.flatnonzero(begins)
+        ends = np.append(starts, len(items))[1:]
+        place = np.empty(len(items), dtype=np.int64)
+        place[order] = np.cumsum(begins) - 1
+        times = self.times[order]
+        return Own(items[starts], place, ends - starts, times[starts], times[ends - 1])
 
     def recent(self, params: CandidateParams) -> tuple[np.ndarray, np.ndarray]:
         """The newest items, oldest first, the one looked at last of all, and their weights: decay^i, i steps back."""
@@ -140,9 +167,8 @@ def gather(
 
 def own_scores(visit: Visit, half_life_days: float) -> Named:
     """The items of a history, ascending, and their recency-weighted counts, Σ 2^(-age / half life)."""
-    items, inverse = np.unique(visit.items, return_inverse=True)
-    ages = (visit.now - visit.times) / DAY_MS
-    return items, np.bincount(inverse, weights=0.5 ** (ages / half_life_days), minlength=len(items))
+    own, ages = visit.own, (visit.now - visit.times) / DAY_MS
+    return own.items, np.bincount(own.place, weights=0.5 ** (ages / half_life_days), minlength=len(own.items))
 
 
 def best(items: np.ndarray, scores: np.ndarray, allows: Mask, size: int) -> Named:

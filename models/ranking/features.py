@@ -44,77 +44,77 @@ def group_of(feature: str) -> str:
 def features(shelf: Shelf, visit: Visit, candidates: Candidates, unseen_only: bool) -> np.ndarray:
     """(n, F) float32 in the order of FEATURES. unseen_only: whether items of the history are not allowed."""
     items, size = candidates.items, len(candidates)
-    found = np.full((size, len(FEATURES)), np.nan, dtype=np.float32)
-    at = len(SOURCES) * len(_KINDS)
-    found[:, 0:at:3] = candidates.scores
-    found[:, 1:at:3] = candidates.scores / _largest(candidates.scores)
-    found[:, 2:at:3] = candidates.places
-    found[:, at : at + 4] = _use_of(visit, items)
+    found = np.full((len(FEATURES), size), np.nan, dtype=np.float32)  # a row a feature: whole rows are written and read
+    scores, at = candidates.scores.T, len(SOURCES) * len(_KINDS)
+    found[0:at:3] = scores
+    found[1:at:3] = scores / _largest(scores)
+    found[2:at:3] = candidates.places.T
+    found[at : at + 4] = _use_of(visit, items)
     at += len(_USER_ITEM)
     newest = visit.context if visit.context >= 0 else int(visit.items[-1]) if len(visit.items) else -1
     if 0 <= newest < len(shelf.memory.item_ids):
         for place, table in enumerate(("next", "together")):
-            found[:, at + place] = _share_of_row(shelf.memory.tables[table].row(newest), items)
+            found[at + place] = _share_of_row(shelf.memory.tables[table].row(newest), items)
     at += len(_LAST)
-    published, price = shelf.published_ms[items], shelf.price[items].clip(min=0)
-    found[:, at] = shelf.count[items]
+    published, price, count = shelf.published_ms[items], np.maximum(shelf.price[items], 0), shelf.count[items]
+    found[at] = count
     age = np.where(published < 0, np.nan, np.maximum(visit.now - published, 0) / DAY_MS)
     # Counts end with the memory, and so do the days in which they came together.
-    found[:, at + 1] = shelf.count[items] / np.maximum(age - (visit.now - shelf.memory.end_ms) / DAY_MS, 1.0)
-    found[:, at + 2] = shelf.recent[items]
-    found[:, at + 3] = (shelf.week[items] + 1) / (shelf.month[items] / 4 + 1)
-    found[:, at + 4] = age
-    found[:, at + 5] = price
-    paid = shelf.price[visit.items].clip(min=0)
+    found[at + 1] = count / np.maximum(age - (visit.now - shelf.memory.end_ms) / DAY_MS, 1.0)
+    found[at + 2] = shelf.recent[items]
+    found[at + 3] = (shelf.week[items] + 1) / (shelf.month[items] / 4 + 1)
+    found[at + 4] = age
+    found[at + 5] = price
+    paid = np.maximum(shelf.price[visit.items], 0)
     paid = paid[np.isfinite(paid)]
     if len(paid):
-        found[:, at + 6] = np.log1p(price) - np.log1p(paid).mean()
+        found[at + 6] = np.log1p(price) - np.log1p(paid).mean()
     at += len(_ITEM)
     last = visit.items[-_SID_LAST:]
     for level in range(LEVELS):
-        found[:, at + level] = _share_of(shelf.prefixes[level, last], shelf.prefixes[level, items])
+        found[at + level] = _share_of(shelf.prefixes[level, last], shelf.prefixes[level, items])
     at += len(_SID)
-    found[:, at] = len(visit.items)
+    found[at] = len(visit.items)
     if len(visit.items):
-        found[:, at + 1] = 1 - len(np.unique(visit.items)) / len(visit.items)
-        found[:, at + 2] = (visit.now - visit.times[-1]) / DAY_MS
-    found[:, at + 3] = unseen_only
-    return found
+        found[at + 1] = 1 - len(visit.own.items) / len(visit.items)
+        found[at + 2] = (visit.now - visit.times[-1]) / DAY_MS
+    found[at + 3] = unseen_only
+    return found.T
 
 
 def _largest(scores: np.ndarray) -> np.ndarray:
-    """(S,) the largest absolute score of each source, 1 where there is none."""
-    largest = np.abs(np.nan_to_num(scores)).max(axis=0, initial=0.0)
-    return np.where(largest > 0, largest, 1.0).astype(np.float32)
+    """(S, 1) the largest absolute score of each source, 1 where there is none. scores: (S, n) float32, NaN for none."""
+    largest = np.fmax.reduce(np.abs(scores), axis=1, initial=0.0, keepdims=True)
+    return np.where(largest > 0, largest, np.float32(1))
 
 
 def _share_of_row(row: tuple[np.ndarray, np.ndarray], items: np.ndarray) -> np.ndarray:
     """(n,) each item's part of the weights of a row of a table, 0 where it is not among the row's neighbours."""
     neighbours, weights = row
     shares = np.zeros(len(items))
-    at = np.searchsorted(items, neighbours).clip(max=max(len(items) - 1, 0))
     if len(items):
+        at = np.minimum(np.searchsorted(items, neighbours), len(items) - 1)
         there = items[at] == neighbours
         shares[at[there]] = weights[there] / weights.sum()
     return shares
 
 
 def _use_of(visit: Visit, items: np.ndarray) -> np.ndarray:
-    """(n, 4) float32: a user's events of each item, days since the last, their part of all, and the rhythm."""
-    found = np.full((len(items), len(_USER_ITEM)), np.nan, dtype=np.float32)
-    found[:, 0] = 0
-    if not len(visit.items):
+    """(4, n) float32: a user's events of each item, days since the last, their part of all, and the rhythm."""
+    found = np.full((len(_USER_ITEM), len(items)), np.nan, dtype=np.float32)
+    found[0] = 0
+    own = visit.own
+    if not len(own.items):
         return found
-    order = np.lexsort((visit.times, visit.items))
-    mine, starts, counts = np.unique(visit.items[order], return_index=True, return_counts=True)
-    first, last = visit.times[order][starts], visit.times[order][starts + counts - 1]
-    at = np.searchsorted(mine, items).clip(max=len(mine) - 1)
-    known = mine[at] == items
+    at = np.minimum(np.searchsorted(own.items, items), len(own.items) - 1)
+    known = np.flatnonzero(own.items[at] == items)
     at = at[known]
-    days = (visit.now - last[at]) / DAY_MS
-    gap = (last[at] - first[at]) / DAY_MS / np.maximum(counts[at] - 1, 1)
-    rhythm = np.where(counts[at] > 1, days / np.maximum(gap, 0.5), np.nan)
-    found[known] = np.stack([counts[at], days, counts[at] / len(visit.items), rhythm], axis=1)
+    counts, first, last = own.counts[at], own.first[at], own.last[at]
+    days = (visit.now - last) / DAY_MS
+    gap = (last - first) / DAY_MS / np.maximum(counts - 1, 1)
+    rhythm = np.where(counts > 1, days / np.maximum(gap, 0.5), np.nan)
+    for row, values in zip(found, (counts, days, counts / len(visit.items), rhythm), strict=True):
+        row[known] = values
     return found
 
 
@@ -122,6 +122,6 @@ def _share_of(history: np.ndarray, prefixes: np.ndarray) -> np.ndarray:
     """(n,) share of the history's prefixes that equal each one; NaN without a history, 0 for -1 (no SID)."""
     if not len(history):
         return np.full(len(prefixes), np.nan)
-    values, counts = np.unique(history, return_counts=True)
-    at = np.searchsorted(values, prefixes).clip(max=len(values) - 1)
-    return np.where((values[at] == prefixes) & (prefixes >= 0), counts[at] / len(history), 0.0)
+    history = np.sort(history)
+    counts = np.searchsorted(history, prefixes, side="right") - np.searchsorted(history, prefixes)
+    return np.where(prefixes >= 0, counts / len(history), 0.0)

@@ -5,7 +5,7 @@ needs LightGBM no more. A tree of at most 8 leaves asks at most 7 questions, so 
 is looked up: the value of the leaf, or the contribution of every feature. `benchmarks/bench_ranking.py` measures it
 beside LightGBM's walk down every tree.
 
-Shapes: n rows, F features, T trees, C columns, Q = 8 questions of a tree (the last ones may be none).
+Shapes: n rows, F features, T trees, C columns, Q = 7 questions of a tree (the last ones may be none).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import numpy as np
 from plumline.errors import CorruptArtifactError
 
 MAX_LEAVES = 8
-_QUESTIONS = 8
-_ANSWERS = 1 << (MAX_LEAVES - 1)  # bytes that the answers of a tree can be
+_QUESTIONS = MAX_LEAVES - 1
+_ANSWERS = 1 << _QUESTIONS  # bytes that the answers of a tree can be
 _LARGEST = float(np.finfo(np.float32).max)
 _BLOCK = 1024  # rows asked at once
 _LEFT, _MISSING_IS_MISSING = 2, 2  # of LightGBM's decision_type: a bit, and the value of the two bits above it
@@ -116,22 +116,25 @@ class Trees:
     def contributions(self, rows: np.ndarray) -> np.ndarray:
         """(n, F) float64: what each feature adds to a row's score, compared with the mean of all rows learned from."""
         features, values = self._shapley
-        at = np.arange(len(rows))[:, None] * self.num_features + features[:, None]
-        amounts = values[self._answers(rows)]
-        found = np.bincount(at.ravel(), weights=amounts.ravel(), minlength=len(rows) * self.num_features)
+        at = features + np.arange(len(rows))[:, None] * self.num_features
+        amounts = values[self._answers(rows).T]
+        found = np.bincount(at.ravel(), weights=amounts.ravel(), minlength=at.shape[0] * self.num_features)
         return found.reshape(len(rows), self.num_features)
 
     def _answers(self, rows: np.ndarray) -> np.ndarray:
         """(T, n) int64: place of each tree's answers among those of all trees."""
         columns, fills, column, thresholds = self._asked
-        wide = rows.T[columns]
+        num_rows = len(rows)
+        wide = np.zeros((len(columns), -(-num_rows // 8) * 8), dtype=np.float32)  # whole words of eight bytes
+        wide[:, :num_rows] = rows.T[columns]
         np.copyto(wide, fills, where=np.isnan(wide))
-        right = (wide[column] > thresholds).view(np.uint8).reshape(_QUESTIONS, len(self.trees), len(rows))
-        answers = right[-1]
+        right = (wide[column] > thresholds).view(np.uint64).reshape(_QUESTIONS, -1)
+        answers = right[-1].copy()
         for question in right[-2::-1]:
-            answers <<= 1
+            answers += answers  # a shift by one of eight answers: a byte has at most seven, and nothing is carried over
             answers |= question
-        places: np.ndarray = answers + np.arange(len(self.trees))[:, None] * _ANSWERS
+        in_bytes = answers.view(np.uint8).reshape(len(self.trees), -1)[:, :num_rows]
+        places: np.ndarray = in_bytes + np.arange(len(self.trees))[:, None] * _ANSWERS
         return places
 
     @cached_property
@@ -163,14 +166,14 @@ class Trees:
 
     @cached_property
     def _shapley(self) -> tuple[np.ndarray, np.ndarray]:
-        """Features of each tree, (T, 1, Q), and what they add, (T · 128, Q); made when somebody first asks why."""
-        features = np.zeros((len(self.trees), 1, _QUESTIONS), dtype=np.int64)
+        """Features of each tree, (T · Q,), and what they add, (T · 128, Q); made when somebody first asks why."""
+        features = np.zeros((len(self.trees), _QUESTIONS), dtype=np.int64)
         values = np.zeros((len(self.trees), _ANSWERS, _QUESTIONS))
         for place, tree in enumerate(self.trees):
             if len(tree.features):
                 players, added = tree.contributions()
-                features[place, 0, : len(players)], values[place, :, : len(players)] = players, added
-        return features, values.reshape(-1, _QUESTIONS)
+                features[place, : len(players)], values[place, :, : len(players)] = players, added
+        return features.ravel(), values.reshape(-1, _QUESTIONS)
 
 
 def _fields(part: str) -> dict[str, str]:

@@ -6,8 +6,9 @@ source. What speaks against an item, and what is the same for all candidates, ha
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,9 +38,13 @@ _DEMAND = {"popular": ("popular now", "in the catalogue"), "new": ("new and alre
 """What is said of an item that somebody took, and of one that nobody did."""
 _GOES_WITH = {"next": "often follows", "together": "often together with", "text": "like"}
 _PARTS = tuple(dict.fromkeys(PARTS.values()))
+_PLACE = {part: place for place, part in enumerate(_PARTS)}
 _OF_GROUP = {**PARTS, "item": "popular", "sid": "model"}  # what is said of the user is the same for all candidates
 _PART_OF_FEATURE = np.array([[_OF_GROUP.get(group_of(name)) == part for part in _PARTS] for name in FEATURES], float)
 """(F, parts)."""
+_SOURCE_BITS = 1 << np.arange(len(SOURCES))
+_CARRIERS = 2
+"""Items of the history that are told, at most, of one part."""
 _LEAST = 0.05
 """A smaller share is not told; the shares that are told are scaled to sum to 1."""
 
@@ -76,7 +81,6 @@ class Teller:
         """Of each of some items, the largest share first. numbers: (n,) of items; shares, codes (SIDs): n of them."""
         recent, decay = visit.recent(params)
         carried = _carried(shelf, recent, decay, numbers, {part for one in shares for part in one})
-        ids = [shelf.item_id(number) for number in recent.tolist()]
         told = []
         for place, (number, parts, sid) in enumerate(zip(numbers.tolist(), shares, codes, strict=True)):
             reasons = []
@@ -84,7 +88,7 @@ class Teller:
                 if part == "own":
                     items: tuple[str, ...] = (shelf.item_id(number),)
                 elif part in carried:
-                    items = _most(carried[part][:, place], ids)
+                    items = tuple(map(shelf.item_id, carried[part][place]))
                 else:
                     items = ()
                 reasons.append(Reason(part, share, items, self._words(shelf, visit, part, number, items, sid)))
@@ -95,13 +99,15 @@ class Teller:
         self, shelf: Shelf, visit: Visit, part: str, number: int, items: tuple[str, ...], codes: Sequence[int]
     ) -> str:
         if part == "own":
-            times = visit.times[visit.items == number]
-            count = "once" if len(times) == 1 else f"{len(times)} times"
+            own = visit.own
+            at = int(np.searchsorted(own.items, number))
+            number_of_times = int(own.counts[at])
+            count = "once" if number_of_times == 1 else f"{number_of_times} times"
             if not visit.timed:
                 return f"{count} in the history"
-            days = visit.now // DAY_MS - int(times.max()) // DAY_MS  # of the calendar, UTC
+            days = visit.now // DAY_MS - int(own.last[at]) // DAY_MS  # of the calendar, UTC
             ago = "today" if days == 0 else "yesterday" if days == 1 else f"{days} days ago"
-            return f"{self.verb} {count}, last {ago}" if len(times) > 1 else f"{self.verb} {count}, {ago}"
+            return f"{self.verb} {count}, last {ago}" if number_of_times > 1 else f"{self.verb} {count}, {ago}"
         if part == "model":
             named = (self.prefix_words.get(" ".join(map(str, codes[:level]))) for level in (2, 1))
             words = next((words for words in named if words), "")
@@ -114,22 +120,31 @@ class Teller:
 
 def _carried(
     shelf: Shelf, recent: np.ndarray, decay: np.ndarray, numbers: np.ndarray, parts: Collection[str]
-) -> dict[str, np.ndarray]:
-    """Counted part → (R, n): what each recent item gave each of the items."""
+) -> dict[str, list[list[int]]]:
+    """Counted part → for each of the items the two recent ones that gave it the most, of equal ones the older first."""
     inside = np.flatnonzero(recent < len(shelf.memory.item_ids))
+    rows, decay, names = recent[inside], decay[inside], recent[inside].tolist()
     found = {}
     for part in _TABLES.keys() & parts:
-        weights = np.zeros((len(recent), len(numbers)))
-        for name in _TABLES[part]:
-            weights[inside] += shelf.memory.tables[name].weights_of(recent[inside], numbers)
-        found[part] = weights * decay[:, None]
+        first, *more = (shelf.memory.tables[name].weights_of(rows, numbers) for name in _TABLES[part])
+        weights = sum(more, first).T * decay
+        order = np.argsort(-weights, axis=1, kind="stable").tolist()
+        counts = np.count_nonzero(weights, axis=1).tolist()
+        found[part] = [
+            _first_two(names[place] for place in places[:count]) for places, count in zip(order, counts, strict=True)
+        ]
     return found
 
 
-def _most(weights: np.ndarray, ids: Sequence[str]) -> tuple[str, ...]:
-    """Ids of the two items that gave the most; of equal ones the older."""
-    order = np.argsort(-weights, kind="stable")
-    return tuple(dict.fromkeys(ids[place] for place in order.tolist() if weights[place] > 0))[:2]
+def _first_two(numbers: Iterable[int]) -> list[int]:
+    """The first two that differ."""
+    found: list[int] = []
+    for number in numbers:
+        if number not in found:
+            found.append(number)
+            if len(found) == _CARRIERS:
+                break
+    return found
 
 
 def shares(contributions: np.ndarray, candidates: Candidates, rows: np.ndarray) -> list[dict[str, float]]:
@@ -137,18 +152,16 @@ def shares(contributions: np.ndarray, candidates: Candidates, rows: np.ndarray) 
 
     Only parts whose sources name the item can have a share; if none of them speaks for it, they share alike.
     """
-    worth = np.maximum(contributions, 0.0) @ _PART_OF_FEATURE
-    return [
-        _scaled({part: float(one[_PARTS.index(part)]) for part in _naming(candidates.places[row])})
-        for one, row in zip(worth, rows.tolist(), strict=True)
-    ]
+    worth = (np.maximum(contributions, 0.0) @ _PART_OF_FEATURE).tolist()
+    naming = _naming(candidates.places[rows])
+    return [_scaled({part: one[_PLACE[part]] for part in parts}) for one, parts in zip(worth, naming, strict=True)]
 
 
 def fusion_shares(candidates: Candidates, rows: np.ndarray) -> list[dict[str, float]]:
     """The same where ranks were fused: each source gives 1 / (60 + place)."""
     found = []
-    for number in rows:
-        worth = dict.fromkeys(_naming(candidates.places[number]), 0.0)
+    for number, parts in zip(rows, _naming(candidates.places[rows]), strict=True):
+        worth = dict.fromkeys(parts, 0.0)
         for source, place in zip(SOURCES, candidates.places[number], strict=True):
             if not np.isnan(place):
                 worth[PARTS[source]] += 1 / (61.0 + float(place))
@@ -156,9 +169,15 @@ def fusion_shares(candidates: Candidates, rows: np.ndarray) -> list[dict[str, fl
     return found
 
 
-def _naming(places: np.ndarray) -> list[str]:
-    """Parts with a source that names the item. places: (S,)."""
-    return list(dict.fromkeys(PARTS[SOURCES[column]] for column in np.flatnonzero(~np.isnan(places)).tolist()))
+def _naming(places: np.ndarray) -> list[tuple[str, ...]]:
+    """Of each row the parts with a source that names the item. places: (n, S)."""
+    return [_parts_of(named) for named in (~np.isnan(places) @ _SOURCE_BITS).tolist()]
+
+
+@cache
+def _parts_of(named: int) -> tuple[str, ...]:
+    """named: the sources as bits."""
+    return tuple(dict.fromkeys(PARTS[source] for place, source in enumerate(SOURCES) if named >> place & 1))
 
 
 def _scaled(worth: dict[str, float]) -> dict[str, float]:

@@ -76,6 +76,12 @@ def test_few_entries_of_many_items_are_summed_as_many_of_few(number: int) -> Non
     for row, weight in zip(rows, weights, strict=True):
         np.add.at(expected, table.row(row)[0], table.row(row)[1] * weight)
     np.testing.assert_allclose(sums, expected[items], rtol=1e-12)
+    some = np.array([49, number, 7, 3, 20])  # one that the table has no row of
+    given = np.zeros((3, number + 1))
+    for place, row in enumerate(rows):
+        given[place, table.row(row)[0]] = table.row(row)[1]
+    assert given[:, some].any()
+    np.testing.assert_array_equal(table.weights_of(rows, some), given[:, some])
 
 
 def test_saved_arrays_that_do_not_fit_are_refused(tmp_path: Path) -> None:
