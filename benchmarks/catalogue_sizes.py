@@ -42,7 +42,7 @@ FEW_STEPS: dict[str, dict[str, Any]] = {
     "quantizer": {"steps": 60, "warmup_steps": 20},
     "cpt": {"steps": 10},
     "sft": {"steps": 20},
-    "sasrec": {"steps": 10},
+    "rivals": {"sasrec_steps": 10},
 }
 
 

@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         as_of=arguments.as_of,
         seed=SEED,
     )
-    seconds = home.run("ranker") | home.run("sasrec")
+    seconds = home.run("ranker") | home.run("rivals")
     return {"seconds": seconds, **measure(home, SEED, {})}
 
 

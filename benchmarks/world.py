@@ -165,7 +165,7 @@ def run_seed(seed: int, shape: Shape, folder: Path, quick: bool) -> dict[str, An
         folder / f"world-{seed}", world.items, world.events, world.users,
         recipe=RECIPE, changes=changes, as_of=shape.as_of, seed=17,
     )  # fmt: skip
-    seconds = home.run("ranker") | home.run("sasrec")
+    seconds = home.run("ranker") | home.run("rivals")
     known = Catalog.load(home.artifact("catalog"))
     allowed = np.zeros(shape.items, dtype=bool)
     allowed[[int(item[1:]) for item in known.live_ids()]] = True

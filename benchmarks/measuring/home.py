@@ -26,7 +26,7 @@ QUICK_STEPS: dict[str, dict[str, Any]] = {
     "quantizer": {"steps": 60, "warmup_steps": 20},
     "cpt": {"steps": 20},
     "sft": {"steps": 60},
-    "sasrec": {"steps": 30},
+    "rivals": {"sasrec_steps": 30},
     "scores": {"bootstrap_samples": 100},
 }
 """Changes to a recipe for a quick run."""

@@ -1,7 +1,7 @@
 """What is served and its rivals on the held-out days of a home: figures, also by the age of what was taken.
 
-Every list is that of the stage `ranker` (whoever is scored was not learned from) or of a baseline fitted as the stage
-`scores` fits it. By age: a query keeps the relevant items of that age on its day, as in models/evaluation/slices.py.
+Every list is that of the stage `ranker` (whoever is scored was not learned from) or `rivals`. By age: a query keeps the
+relevant items of that age on its day, as in models/evaluation/slices.py.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,14 +13,11 @@ import numpy as np
 
 from benchmarks.measuring.home import Home
 from features.catalog import Catalog, published_ms
-from features.histories import read_histories
-from models.baselines.sasrec import SasRec
 from models.evaluation.queries import Ruler
 from models.evaluation.ranked_lists import Ranked
-from models.evaluation.scores import ScoresParams, fit_baselines
+from models.evaluation.scores import ScoresParams
 from models.memory.events import DAY_MS
-from models.ranking.ranker import NEXT_DAY, read_lists
-from models.retrieval.held_out import PROTOCOLS, Query, read_sample
+from models.retrieval.held_out import NEXT_DAY, PROTOCOLS, Query, read_lists, read_sample
 from plumline.artifact import read_json
 from plumline.stage import hash_seed, load_params
 from plumline.tables import column
@@ -35,7 +32,7 @@ _EPOCH = date(1970, 1, 1)
 
 
 def measure(home: Home, seed: int, more: Mapping[str, Lister]) -> dict[str, Any]:
-    """Figures of a home where `ranker` and `sasrec` have run: methods, served_minus, ages, num_targets.
+    """Figures of a home where `ranker` and `rivals` have run: methods, served_minus, ages, num_targets.
 
     more: further methods.
     """
@@ -44,10 +41,8 @@ def measure(home: Home, seed: int, more: Mapping[str, Lister]) -> dict[str, Any]
     queries = read_sample(histories, about["max_queries"], seed)
     params = load_params(home.recipe, "scores", ScoresParams)
     known = Catalog.load(home.artifact("catalog"))
-    rivals = fit_baselines(params, read_histories(histories), known.live_ids(), known.items)
-    if (trained := SasRec.load(home.artifact("sasrec"))) is not None:
-        rivals["sasrec"] = trained.rank
-    ranked = Ranked.of(NEXT_DAY, queries, read_lists(home.artifact("ranker")), rivals)
+    lists = read_lists(home.artifact("ranker")) | read_lists(home.artifact("rivals"))
+    ranked = Ranked.of(NEXT_DAY, queries, lists)
     extra = {
         name: {protocol: lister(task.queries, task.exclude) for protocol, task in ranked.tasks.items()}
         for name, lister in more.items()

@@ -28,8 +28,9 @@ from plumline.stage import CODE_ROOT, die_with_parent, num_cores, say
 
 PARALLEL = ("cpt", "sft")
 """Stages that know how to share their work among processes."""
-TRAINED = (*PARALLEL, "sasrec")
-"""Stages that take minutes, and do not begin before all has been looked at that might stop a run."""
+LONG = (*PARALLEL, "rivals")
+"""Stages that take minutes: none begins before all is there that one of them needs, and all has been looked at that
+might stop a run."""
 
 
 class StageFailed(PlumlineError):  # noqa: N818  a state, named as Prefect names it
@@ -126,8 +127,9 @@ def run_stages(
     after, limit = after or {}, min(2, num_cores())
     all_needs = needs(graph)
     waiting = {name: all_needs[name] & set(names) for name in names}
-    for name in waiting.keys() & set(TRAINED):
-        waiting[name] |= (after.keys() & set(names)) - {name}
+    long = waiting.keys() & set(LONG)
+    for name in long:
+        waiting[name] |= ((set[str]().union(*(all_needs[one] for one in long)) - long) | after.keys()) & set(names)
     order = sorted(names, key=lambda name: -_num_behind(name, waiting))
     at_work: dict[PrefectFuture[Finished], str] = {}
     ended: queue.SimpleQueue[PrefectFuture[Finished]] = queue.SimpleQueue()

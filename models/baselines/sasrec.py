@@ -1,17 +1,8 @@
-"""Stage `sasrec`: the rival that is trained: SASRec (Kang & McAuley 2018), one embedding an item.
+"""SASRec (Kang & McAuley 2018): a causal transformer over item embeddings, one embedding an item.
 
-    reads   catalog, histories, base (only whether there is one)
-    writes  model.safetensors and items.parquet (item_id, weight) where it was trained, config.json
-    run     python -m models.baselines.sasrec --params recipes/cpu_tiny.yaml --catalog … --histories … --base= \\
-                --seed 17 --out artifacts/sasrec
-
-The "large embedding model" that a Semantic-ID model is measured against: a causal transformer. As in the paper: learned
-positions, causal self-attention, dropout, output embeddings tied to the input ones. Unlike it: layer norm first, and
-cross-entropy over the items instead of one negative an event, which is what lifts it in later reproductions (Klenitskiy
-& Vasilev 2023).
-
-It takes a minute, so it is trained for a bootstrap only (the scores of a daily quote its base's), and as a stage of its
-own, beside the language model that takes longer.
+The "large embedding model" that a Semantic-ID model is measured against. As in the paper: learned positions, causal
+self-attention, dropout, output embeddings tied to the input ones. Unlike it: layer norm first, and cross-entropy over
+the items instead of one negative an event, which is what lifts it in later reproductions (Klenitskiy & Vasilev 2023).
 
 Shapes: B windows, T steps, D width, N items.
 """
@@ -20,55 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import torch
-from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from models.baselines.ranking import encode, rank_items
 from models.memory.events import DAY_MS, Events, read_events, weigh
-from plumline.artifact import read_json, write_json
 from plumline.errors import InputError
-from plumline.settings import get_settings
-from plumline.stage import Params, hash_seed, main
-from plumline.tables import column, read_parquet, write_parquet
 
 _IGNORED = -1
 _POOL_BATCHES = 32  # of whose windows those of about one length are put together
-_SHAPE = ("max_length", "width", "num_layers", "num_heads", "dropout")
-
-
-class SasRecParams(Params):
-    """How long the rival is trained."""
-
-    steps: int = Field(default=0, ge=0)
-    """Batches; 0 leaves it out."""
-    half_life_days: float | None = Field(default=60.0, gt=0)
-    """Age at which a window of a history is drawn half as often; null: all equally."""
-
-
-def run(params: SasRecParams, *, catalog: Path, histories: Path, base: Path | None, seed: int, out: Path) -> None:
-    """Train it on the histories, to rank the live items of the catalogue. Raises InputError if no history has two."""
-    from features.catalog import Catalog
-    from features.histories import read_histories
-
-    if base is not None or not params.steps:
-        write_json(out / "config.json", {"steps": 0})
-        return
-    # A second thread gains such small batches little, and costs tenfold where it has to wait.
-    torch.set_num_threads(get_settings().threads or 1)
-    SasRec.fit(
-        read_histories(histories),
-        Catalog.load(catalog).live_ids(),
-        steps=params.steps,
-        seed=hash_seed(seed, "sasrec"),
-        half_life_days=params.half_life_days,
-    ).save(out, steps=params.steps)
 
 
 class _Block(nn.Module):
@@ -99,8 +55,6 @@ class SasRecModel(nn.Module):
         self, num_items: int, *, max_length: int, width: int, num_layers: int, num_heads: int, dropout: float
     ) -> None:
         super().__init__()
-        self.shape = dict(zip(_SHAPE, (max_length, width, num_layers, num_heads, dropout), strict=True))
-        self.max_length = max_length
         self.items = nn.Embedding(num_items + 1, width, padding_idx=num_items)  # the last one is padding
         self.positions = nn.Embedding(max_length, width)
         for embedding in (self.items, self.positions):
@@ -122,38 +76,14 @@ class SasRecModel(nn.Module):
 class SasRec:
     """A fitted model. known_ids: M items with an embedding; item_ids: the first N of them, which may be recommended.
 
-    weights: (N,) float64 popularity: what a user without a history gets.
+    weights: (N,) float64 popularity: what a user without a history gets. max_length: steps the model looks back.
     """
 
     model: SasRecModel
     known_ids: list[str]
     item_ids: list[str]
     weights: np.ndarray
-
-    def save(self, folder: Path, *, steps: int) -> None:
-        """Write the files of the artifact. steps: how long it was trained."""
-        from safetensors.torch import save_file
-
-        save_file(self.model.state_dict(), folder / "model.safetensors")
-        weights = [*self.weights.tolist(), *[None] * (len(self.known_ids) - len(self.item_ids))]
-        items = {"item_id": pa.array(self.known_ids, pa.string()), "weight": pa.array(weights, pa.float64())}
-        write_parquet(folder / "items.parquet", pa.table(items))
-        write_json(folder / "config.json", {"steps": steps, **self.model.shape})
-
-    @staticmethod
-    def load(folder: Path) -> SasRec | None:
-        """Read an artifact; None if nothing was trained."""
-        from safetensors.torch import load_file
-
-        config = read_json(folder / "config.json")
-        if not config["steps"]:
-            return None
-        items = read_parquet(folder / "items.parquet")
-        known = column(items, "item_id")
-        weights = np.array([weight for weight in column(items, "weight") if weight is not None])
-        model = SasRecModel(len(known), **{name: config[name] for name in _SHAPE})
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-        return SasRec(model.eval(), known, known[: len(weights)], weights)
+    max_length: int
 
     @staticmethod
     def fit(
@@ -209,11 +139,11 @@ class SasRec:
                 loss.backward()
                 optimizer.step()
                 schedule.step()
-        return SasRec(model.eval(), known, items, weigh(events, len(known), None)[: len(items)])
+        return SasRec(model.eval(), known, items, weigh(events, len(known), None)[: len(items)], max_length)
 
     def rank(self, histories: Sequence[Sequence[str]], k: int, exclude: Sequence[Collection[str]]) -> list[list[str]]:
         """The k items with the highest score not excluded; by popularity where nothing of a history is known."""
-        queries = encode(histories, self.known_ids, self.model.max_length)
+        queries = encode(histories, self.known_ids, self.max_length)
         return rank_items(lambda chunk: self._score(queries[chunk]), self.weights, self.item_ids, k, exclude)
 
     @torch.inference_mode()
@@ -244,7 +174,7 @@ def _windows(
     """
     follows = np.flatnonzero(events.users[:-1] == events.users[1:])  # events that have a next one of the same user
     if len(follows) == 0:
-        raise InputError("no history has two events: SASRec has nothing to learn from; set sasrec.steps to 0")
+        raise InputError("no history has two events: SASRec has nothing to learn from; set rivals.sasrec_steps to 0")
     users = events.users[follows]
     first = np.flatnonzero(np.append(True, users[1:] != users[:-1]))
     place = np.arange(len(users)) - np.repeat(first, np.diff(np.append(first, len(users))))
@@ -293,7 +223,3 @@ def _loss(
     negative_SN = hidden_SD @ model.items(negatives).T
     negative_SN = negative_SN.masked_fill(negatives == target_S[:, None], float("-inf"))
     return -torch.log_softmax(torch.cat([positive_S1, negative_SN], dim=1), dim=1)[:, 0].mean()
-
-
-if __name__ == "__main__":
-    main(run, section="sasrec")

@@ -5,15 +5,15 @@ Not a stage: the middle of `models/evaluation/scores.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date
 from typing import Any
 
 from models.evaluation import metrics
-from models.evaluation.queries import Ranker, Ruler, Task
+from models.evaluation.queries import Ruler, Task
 from models.ranking.ranker import METHODS
-from models.retrieval.held_out import PLAIN, PROTOCOLS, Query
+from models.retrieval.held_out import PLAIN, PROTOCOLS, Lists, Query
+from plumline.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -24,23 +24,23 @@ class Ranked:
     lists: dict[str, dict[str, list[list[str]]]]
 
     @staticmethod
-    def of(
-        task: str,
-        queries: Sequence[Query],
-        made: Mapping[tuple[str, str, str], Mapping[tuple[str, date], list[str]]],
-        rivals: Mapping[str, Ranker],
-    ) -> Ranked:
-        """Take what the stage `ranker` listed (`read_lists`) for the queries of one task, and ask the rivals."""
+    def of(task: str, queries: Sequence[Query], made: Lists) -> Ranked:
+        """Take what was listed for the queries of one task, METHODS first. Raises InputError if a list is missing."""
         tasks = {protocol: Task.of(queries, protocol) for protocol in PROTOCOLS}
-        lists = {
-            method: {
-                protocol: [made[task, protocol, method][query.user_id, query.day] for query in one.queries]
-                for protocol, one in tasks.items()
+        names = dict.fromkeys([*METHODS, *(method for asked, _, method in made if asked == task)])
+        try:
+            lists = {
+                method: {
+                    protocol: [made[task, protocol, method][query.user_id, query.day] for query in one.queries]
+                    for protocol, one in tasks.items()
+                }
+                for method in names
             }
-            for method in METHODS
-        }
-        for name, ranker in rivals.items():
-            lists[name] = {protocol: one.rank(ranker) for protocol, one in tasks.items()}
+        except KeyError as missing:
+            raise InputError(
+                f"no list for {missing}: max_queries and leave_one_out_queries of the recipe's section rivals must be "
+                "at least those of its section ranker"
+            ) from None
         return Ranked(tasks, lists)
 
     def count_invalid(self, live: frozenset[str], methods: Iterable[str]) -> int:

@@ -1,10 +1,10 @@
 """Stage `scores`: what would have been shown on the days after as_of, against what users then took.
 
-    reads   catalog, histories (histories, queries, last_events), sids, vocabulary, sft (weights/), index, sasrec,
-            ranker (lists.parquet), base (scores/, if any)
+    reads   catalog, histories (histories, queries, last_events), sids, vocabulary, sft (weights/), index,
+            ranker and rivals (lists.parquet), base (scores/, if any)
     writes  scores.json, predictions.parquet (user_id, day, item_ids: the top 10 served, seen items not masked)
     run     python -m models.evaluation.scores --params recipes/cpu_tiny.yaml --catalog … --histories … --sids … \\
-                --vocabulary … --sft … --index … --sasrec … --ranker … --base= --seed 17 --out artifacts/scores
+                --vocabulary … --sft … --index … --ranker … --rivals … --base= --seed 17 --out artifacts/scores
 
 A query is a user and a held-out day: the history is what was known before that day, relevant are the distinct items of
 that day, and every live item is ranked (nothing is sampled). Models stay as they were at as_of; only histories grow
@@ -17,14 +17,14 @@ protocols, because the difference between them is large wherever things are boug
 
 Methods: `served` is what a user gets; `without_model` the same ranker without beams and the model's features; `model`
 the beams alone; `memory` what was counted alone. These four were listed by the stage `ranker`, by rankers that did not
-learn from the users whom they rank for. The rivals are fitted here, but for SASRec. `served_minus` holds
+learn from the users whom they rank for. The rivals were listed by the stage `rivals`. `served_minus` holds
 served less every other, paired by user; `model_gain` is that of `without_model`: what the language model is worth.
 
 Under `leave_one_out` stand the same figures of a sample of users asked for their last held-out event alone, who are
 known up to it (what benchmarks of sequential recommendation ask; no ranker has learned from the user).
 
-SASRec is trained by a stage of its own, for a bootstrap only; with a base its figures are the base's, with `from`: the
-as_of for which they were measured. The other rivals are fitted anew every time.
+SASRec is trained for a bootstrap only; with a base its figures are the base's, with `from`: the as_of for which they
+were measured.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ from pydantic import Field
 
 from models.evaluation import metrics
 from models.evaluation.metrics import Estimate
-from models.evaluation.queries import Ranker, Ruler, Task
+from models.evaluation.queries import Ruler, Task
 from models.evaluation.ranked_lists import Ranked
 from models.evaluation.slices import group_items, measure_by_sid, measure_few_slices, measure_slices
-from models.ranking.ranker import LEAVE_ONE_OUT, METHODS, NEXT_DAY, read_lists
-from models.retrieval.held_out import PLAIN, PROTOCOLS, K, Query, draw, read_sample
+from models.ranking.ranker import METHODS
+from models.retrieval.held_out import LEAVE_ONE_OUT, NEXT_DAY, PLAIN, PROTOCOLS, K, Query, draw, read_lists, read_sample
 from plumline.artifact import read_json, write_json
 from plumline.settings import get_settings
 from plumline.stage import Params, hash_seed, main, say
-from plumline.tables import column, write_parquet
+from plumline.tables import write_parquet
 
 if TYPE_CHECKING:
     from features.catalog import Catalog
@@ -76,18 +76,6 @@ class ScoresParams(Params):
     """SIDs of the index above which that is left out: each query sends all of them through the model."""
     bootstrap_samples: int = Field(default=1000, ge=2)
     """Samples behind a standard error."""
-    popularity_half_life_days: float | None = Field(default=14.0, gt=0)
-    """Age at which an event counts half for popularity; null: all events count one."""
-    knn_half_life_days: float | None = Field(default=30.0, gt=0)
-    """The same for the pairs of the sequential item-kNN."""
-    knn_window: int = Field(default=3, ge=1)
-    """Steps within which one item follows another for the item-kNN."""
-    knn_decay: float = Field(default=0.8, gt=0, le=1)
-    """Weight lost a step, between the items of a pair and back through a query's history."""
-    text_baselines: bool = True
-    """Also text kNN, its sum with the item-kNN, and STAR (on TF-IDF vectors), where an item has a word."""
-    knn_text_weight: float = Field(default=0.03, ge=0)
-    """What a cosine of 1 is worth in the sum, in (aged, decayed) counts of the item-kNN: text orders equals."""
 
 
 def read_scores(folder: Path) -> dict[str, Any]:
@@ -104,16 +92,15 @@ def run(
     vocabulary: Path,
     sft: Path,
     index: Path,
-    sasrec: Path,
     ranker: Path,
+    rivals: Path,
     base: Path | None,
     seed: int,
     out: Path,
 ) -> None:
     """Score what is served and its rivals on the held-out days. Nothing held out: num_queries 0 and no methods."""
     from features.catalog import Catalog
-    from features.histories import item_counts, read_histories
-    from models.baselines.sasrec import SasRec
+    from features.histories import item_counts
     from models.language.model import pick_device
     from models.retrieval.retriever import Retriever
 
@@ -138,7 +125,7 @@ def run(
     )
     known = Catalog.load(catalog)
     ruler = Ruler(hash_seed(seed, "bootstrap"), params.bootstrap_samples)
-    lists = read_lists(ranker)
+    lists = read_lists(ranker) | read_lists(rivals)
 
     # 1. The model by itself: what only it can say.
     hallucination = _hallucination_rate(retriever, known, queries, params, seed, ruler)
@@ -148,18 +135,14 @@ def run(
     scores["num_unknown_history_items"] = about["num_unknown_history_items"]
 
     # 2. Every method's lists, on the same queries and the same items.
-    item_ids = sorted(retriever.live_items)
-    rankers = fit_baselines(params, read_histories(histories), item_ids, known.items)
-    if (trained := SasRec.load(sasrec)) is not None:
-        rankers["sasrec"] = trained.rank
-    ranked = Ranked.of(NEXT_DAY, queries, lists, rankers)
+    ranked = Ranked.of(NEXT_DAY, queries, lists)
     scores["num_invalid"] = ranked.count_invalid(frozenset(known.live_ids()), METHODS)
     scores["methods"] = methods = ranked.measure(ruler)
     if base is not None and "sasrec" in (before := read_scores(base / "scores"))["methods"]:
         methods["sasrec"] = {"from": before["as_of"], **before["methods"]["sasrec"]}  # an older `from` stays
     scores["served_minus"] = ranked.served_minus(ruler)
     scores["model_gain"] = scores["served_minus"]["without_model"]
-    scores["shown"] = ranked.shown(len(item_ids))
+    scores["shown"] = ranked.shown(len(retriever.live_items))
     scores |= scores["shown"]["served"]
     groups = group_items(known.items, item_counts(histories), as_of)
     scores["slices"] = measure_slices(ruler, ranked.tasks, ranked.lists["served"], groups)
@@ -171,7 +154,7 @@ def run(
     scores["daily"] = _daily(ruler, ranked.tasks[PLAIN], served)
     if about["leave_one_out_queries"]:
         last = read_sample(histories, about["leave_one_out_queries"], seed, last_events=True)
-        one = Ranked.of(LEAVE_ONE_OUT, last, lists, rankers)
+        one = Ranked.of(LEAVE_ONE_OUT, last, lists)
         minus = one.served_minus(ruler)
         scores["leave_one_out"] = {
             "num_queries": len(last),
@@ -191,34 +174,6 @@ def _use_few_threads() -> None:
     import torch
 
     torch.set_num_threads(get_settings().threads or 1)
-
-
-def fit_baselines(params: ScoresParams, histories: pa.Table, item_ids: list[str], items: pa.Table) -> dict[str, Ranker]:
-    """Every baseline that is fitted here, by its name in scores.json. items: the catalogue's, for their text."""
-    from models.baselines.item_knn import ItemKnn
-    from models.baselines.knn_sum import KnnSum
-    from models.baselines.own import Own
-    from models.baselines.popularity import Popularity
-    from models.baselines.star import Star, text_vectors
-    from models.baselines.text_knn import TextKnn
-    from models.memory.texts import has_words
-
-    popularity = Popularity.fit(histories, item_ids, half_life_days=params.popularity_half_life_days)
-    item_knn = ItemKnn.fit(
-        histories,
-        item_ids,
-        window=params.knn_window,
-        decay=params.knn_decay,
-        half_life_days=params.knn_half_life_days,
-    )
-    own = Own.fit(histories, item_ids, half_life_days=params.popularity_half_life_days)
-    rankers: dict[str, Ranker] = {"popularity": popularity.rank, "own": own.rank, "item_knn": item_knn.rank}
-    if params.text_baselines and has_words(items, item_ids):
-        text_knn = TextKnn.fit(histories, item_ids, items, decay=params.knn_decay)
-        rankers["text_knn"] = text_knn.rank
-        rankers["knn_sum"] = KnnSum(item_knn, text_knn, params.knn_text_weight).rank
-        rankers["star"] = Star.fit(histories, item_ids, column(items, "item_id"), text_vectors(items)).rank
-    return rankers
 
 
 def _requests(known: Catalog, queries: Sequence[Query]) -> list[Request]:

@@ -35,11 +35,21 @@ from models.ranking.frozen_ranker import Ranker
 from models.ranking.labels import FOLDS, Labels, fold_of
 from models.ranking.lambdarank import ALL, WITHOUT_MODEL, LambdarankParams
 from models.ranking.trees import Trees
-from models.retrieval.held_out import MASKED, PROTOCOLS, K, Query, read_sample, to_queries
+from models.retrieval.held_out import (
+    LEAVE_ONE_OUT,
+    MASKED,
+    NEXT_DAY,
+    PROTOCOLS,
+    K,
+    Query,
+    list_row,
+    read_sample,
+    to_queries,
+    write_lists,
+)
 from plumline import artifact
 from plumline.settings import get_settings
 from plumline.stage import Params, hash_seed, main, say
-from plumline.tables import read_parquet, write_parquet
 
 if TYPE_CHECKING:
     from lightgbm import Booster
@@ -48,18 +58,7 @@ if TYPE_CHECKING:
     from models.ranking.ranked import Found, RankedRetriever
     from models.retrieval.retriever import Request
 
-NEXT_DAY, LEAVE_ONE_OUT = TASKS = ("next_day", "leave_one_out")
 METHODS = ("served", "without_model", "model", "memory")
-_LISTS = pa.schema(
-    {
-        "task": pa.string(),
-        "protocol": pa.string(),
-        "method": pa.string(),
-        "user_id": pa.string(),
-        "day": pa.date32(),
-        "item_ids": pa.list_(pa.string()),
-    }
-)
 _NAMED_ITEMS = 3  # the words of a smaller prefix are one title's
 _LEAST_WORTH = 1e-6  # of what was taken, whatever a recipe's reward says of it
 _VERBS = {"purchase": "bought", "buy": "bought", "order": "bought", "play": "played", "watch": "watched"}
@@ -83,15 +82,6 @@ class RankerParams(Params):
     """Held-out user-days that are asked; more are drawn from by the seed."""
     leave_one_out_queries: int = Field(default=300, ge=0)
     """Users asked for their last held-out event, given all before it; 0: that protocol is left out."""
-
-
-def read_lists(folder: Path) -> dict[tuple[str, str, str], dict[tuple[str, date], list[str]]]:
-    """(task, protocol, method) → (user_id, day) → item ids, best first, of a `ranker` artifact."""
-    found: dict[tuple[str, str, str], dict[tuple[str, date], list[str]]] = {}
-    for row in read_parquet(folder / "lists.parquet").to_pylist():
-        key = (row["task"], row["protocol"], row["method"])
-        found.setdefault(key, {})[row["user_id"], row["day"]] = row["item_ids"]
-    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,8 +134,7 @@ def run(
     booster, folds = _learn(labels, params, seed) if learned else (None, [_fused(params)] * FOLDS)
     if booster is not None:
         booster.save_model(out / "model.txt")
-    lists = [row for one in asked for row in _lists(retriever, one, folds)]
-    write_parquet(out / "lists.parquet", pa.Table.from_pylist(lists, schema=_LISTS))
+    write_lists(out, (row for one in asked for row in _lists(retriever, one, folds)))
 
     stats = artifact.read_json(histories / "stats.json")
     about = {
@@ -291,11 +280,10 @@ def _lists(retriever: RankedRetriever, asked: _Asked, folds: Sequence[Mapping[st
             _ordered(asked, protocol, folds, "without_model", counted) if learned else lists["memory"]
         )
         for number, (query, one) in enumerate(zip(asked.queries, found, strict=True)):
-            about = {"task": asked.task, "protocol": protocol, "user_id": query.user_id, "day": query.day}
             for method, order in lists.items():
                 items = [retriever.shelf.item_id(int(item)) for item in one.candidates.items[order[number][:K]]]
-                rows.append({**about, "method": method, "item_ids": items})
-            rows.append({**about, "method": "model", "item_ids": [hit.item_id for hit in one.beams[:K]]})
+                rows.append(list_row(asked.task, protocol, method, query, items))
+            rows.append(list_row(asked.task, protocol, "model", query, [hit.item_id for hit in one.beams[:K]]))
     return rows
 
 

@@ -1,25 +1,42 @@
 """Held-out requests: what users did on the days after as_of, as queries that a list can be compared with.
 
-Not a stage: what the stages `ranker` and `scores` and the benchmarks ask.
+Not a stage: what the stages `ranker`, `rivals` and `scores` and the benchmarks ask, and the form in which lists that
+answer them are kept (`lists.parquet`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from models.retrieval.retriever import Request
 from plumline.stage import hash_seed
+from plumline.tables import read_parquet, write_parquet
 
 K = 10
 """Cut-off of every measure; the names in scores.json hold it."""
 
 MASKED, PLAIN = PROTOCOLS = ("seen_masked", "not_masked")
+NEXT_DAY, LEAVE_ONE_OUT = TASKS = ("next_day", "leave_one_out")
+
+Lists = dict[tuple[str, str, str], dict[tuple[str, date], list[str]]]
+"""(task, protocol, method) → (user_id, day) → item ids, best first."""
+_LISTS = pa.schema(
+    {
+        "task": pa.string(),
+        "protocol": pa.string(),
+        "method": pa.string(),
+        "user_id": pa.string(),
+        "day": pa.date32(),
+        "item_ids": pa.list_(pa.string()),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -78,8 +95,28 @@ def to_queries(table: pa.Table) -> list[Query]:
 
 
 def draw(queries: list[Query], size: int, seed: int) -> list[Query]:
-    """At most `size` of the queries, in their order."""
+    """At most `size` of the queries, in their order. A larger sample holds the smaller ones."""
     if len(queries) <= size:
         return queries
-    chosen = np.random.default_rng(seed).choice(len(queries), size, replace=False)
+    chosen = np.random.default_rng(seed).permutation(len(queries))[:size]
     return [queries[number] for number in np.sort(chosen)]
+
+
+def list_row(task: str, protocol: str, method: str, query: Query, item_ids: list[str]) -> dict[str, Any]:
+    """A row of lists.parquet."""
+    values = (task, protocol, method, query.user_id, query.day, item_ids)
+    return dict(zip(_LISTS.names, values, strict=True))
+
+
+def write_lists(folder: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write lists.parquet of an artifact."""
+    write_parquet(folder / "lists.parquet", pa.Table.from_pylist(list(rows), schema=_LISTS))
+
+
+def read_lists(folder: Path) -> Lists:
+    """The lists of an artifact `ranker` or `rivals`."""
+    found: Lists = {}
+    for row in read_parquet(folder / "lists.parquet").to_pylist():
+        key = (row["task"], row["protocol"], row["method"])
+        found.setdefault(key, {})[row["user_id"], row["day"]] = row["item_ids"]
+    return found

@@ -27,7 +27,7 @@ TINY = {
         "candidates": {"width": 10, "fresh_width": 5},
         "trees": {"rounds": 20, "min_leaf": 20},
     },
-    "sasrec": {"steps": 5},
+    "rivals": {"sasrec_steps": 5},
     "scores": {"width": 10, "hallucination_queries": 20},
     # six steps teach nothing: what is tested here is the loop, the gate's own limits are tested beside it
     "gate": {"max_hallucination_rate": 1.0, "min_uniqueness": 0.0, "max_drop_se": 1e9, "max_behind_se": 1e9},

@@ -2,20 +2,16 @@
 
 from collections.abc import Callable
 from itertools import islice
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 
-from features.histories import read_histories
-from models.baselines.sasrec import _IGNORED, SasRec, SasRecModel, SasRecParams, _windows, run
+from models.baselines.sasrec import _IGNORED, SasRec, SasRecModel, _windows
 from models.memory.events import read_events
 from models.semantic_ids.sids import digit_of
 from plumline.errors import InputError
-from plumline.stage import hash_seed
 
 ITEMS = [f"i{number:02d}" for number in range(12)]
 
@@ -96,34 +92,3 @@ def test_windows_of_one_batch_are_about_as_long(make_histories: Callable[..., pa
 def test_nothing_to_learn_from_is_said(make_histories: Callable[..., pa.Table]) -> None:
     with pytest.raises(InputError, match="nothing to learn"):
         SasRec.fit(make_histories([["i00"], []]), ITEMS, steps=1, seed=0, **SMALL)
-
-
-def train(world: Any, out: Path, **about: Any) -> SasRec | None:
-    """The stage on the world, read again."""
-    out.mkdir()
-    arguments = {"params": SasRecParams(steps=3), "base": None, "seed": 7} | about
-    run(**arguments, catalog=world.catalog, histories=world.histories, out=out)
-    return SasRec.load(out)
-
-
-def test_the_stage_leaves_what_was_fitted(world: Any, tmp_path: Path) -> None:
-    found = train(world, tmp_path / "out")
-    fitted = SasRec.fit(
-        read_histories(world.histories), world.live, steps=3, seed=hash_seed(7, "sasrec"), half_life_days=60.0
-    )
-    assert found is not None
-    assert (found.known_ids, found.item_ids, found.weights.tolist()) == (
-        fitted.known_ids,
-        fitted.item_ids,
-        fitted.weights.tolist(),
-    )
-    histories, nothing = [["item01", "item05"], [], ["item09"], ["nobody"]], [frozenset[str]()] * 4
-    assert found.rank(histories, 5, nothing) == fitted.rank(histories, 5, nothing)
-    again = train(world, tmp_path / "again")
-    assert again is not None
-    assert torch.equal(again.model.items.weight, found.model.items.weight)
-
-
-def test_nothing_is_trained_where_nothing_is_asked_for_or_a_base_has_it(world: Any, tmp_path: Path) -> None:
-    assert train(world, tmp_path / "none", params=SasRecParams()) is None
-    assert train(world, tmp_path / "daily", base=tmp_path) is None

@@ -15,22 +15,22 @@ import pytest
 
 from features.catalog import Catalog
 from features.histories import read_histories, read_last_events, read_queries
-from models.baselines import sasrec as sasrec_stage
 from models.baselines.item_knn import ItemKnn
 from models.baselines.popularity import Popularity
-from models.baselines.sasrec import SasRec, SasRecParams
+from models.baselines.sasrec import SasRec
 from models.evaluation import scores as scores_stage
+from models.evaluation.rivals import RivalsParams
 from models.evaluation.scores import ScoresParams, read_scores, run
-from models.ranking.ranker import read_lists
 from models.retrieval import beam_check
 from models.retrieval.beam_check import Certificate
+from models.retrieval.held_out import read_lists
 from models.retrieval.retriever import Request, Retriever
 from plumline.artifact import write_json
 from plumline.schema import QUERIES
 from plumline.stage import hash_seed
 from plumline.tables import read_parquet, write_parquet
 
-SEED = 17
+SEED, RIVALS = 17, RivalsParams(sasrec_steps=3)
 PARAMS = ScoresParams(width=10, hallucination_queries=5, bootstrap_samples=50)
 Score = Callable[..., Any]
 
@@ -40,26 +40,13 @@ def ranker(rank: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) 
     return rank(tmp_path_factory.mktemp("ranker") / "out", seed=SEED)
 
 
-def train_sasrec(world: Any, out: Path, *, steps: int = 3, base: Path | None = None) -> Path:
-    """The stage on the world."""
-    out.mkdir(parents=True)
-    params = SasRecParams(steps=steps)
-    sasrec_stage.run(params, catalog=world.catalog, histories=world.histories, base=base, seed=SEED, out=out)
-    return out
-
-
 @pytest.fixture(scope="module")
-def sasrec(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_sasrec(world, tmp_path_factory.mktemp("sasrec") / "out")
-
-
-@pytest.fixture(scope="module")
-def score(world: Any, sasrec: Path, ranker: Path) -> Score:
+def score(world: Any, rivals: Path, ranker: Path) -> Score:
     """(out, params, base, changes) → scores.json of a run on the world, or on other folders of it."""
 
     def make(out: Path, params: ScoresParams = PARAMS, base: Path | None = None, **changes: Path) -> Any:
         names = ("catalog", "histories", "sids", "vocabulary", "sft", "index")
-        folders = {name: getattr(world, name) for name in names} | {"sasrec": sasrec, "ranker": ranker} | changes
+        folders = {name: getattr(world, name) for name in names} | {"ranker": ranker, "rivals": rivals} | changes
         out.mkdir(parents=True)
         run(params, **folders, base=base, seed=SEED, out=out)
         return read_scores(out)
@@ -173,14 +160,14 @@ def test_served_minus_is_the_difference_of_the_methods(scored: Any) -> None:
 def test_baseline_figures_equal_plain_loops(world: Any, scored: Any, rows: list[dict[str, Any]]) -> None:
     histories = read_histories(world.histories)
     rankers = {
-        "popularity": Popularity.fit(histories, world.live, half_life_days=PARAMS.popularity_half_life_days),
-        "item_knn": ItemKnn.fit(histories, world.live, half_life_days=PARAMS.knn_half_life_days),
+        "popularity": Popularity.fit(histories, world.live, half_life_days=RIVALS.popularity_half_life_days),
+        "item_knn": ItemKnn.fit(histories, world.live, half_life_days=RIVALS.knn_half_life_days),
         "sasrec": SasRec.fit(
             histories,
             world.live,
             steps=3,
             seed=hash_seed(SEED, "sasrec"),
-            half_life_days=SasRecParams().half_life_days,
+            half_life_days=RIVALS.sasrec_half_life_days,
         ),
     }
     for name, ranker in rankers.items():
@@ -247,7 +234,7 @@ def test_leave_one_out_asks_for_the_last_event(world: Any, scored: Any, retrieve
     profiles = {
         row["user_id"]: {"country": row["country"]} for row in read_parquet(world.catalog / "users.parquet").to_pylist()
     }
-    knn = ItemKnn.fit(read_histories(world.histories), world.live, half_life_days=PARAMS.knn_half_life_days)
+    knn = ItemKnn.fit(read_histories(world.histories), world.live, half_life_days=RIVALS.knn_half_life_days)
 
     def rank(row: dict[str, Any], seen: set[str]) -> list[str]:
         noon = datetime.datetime.combine(row["day"], datetime.time(12), datetime.UTC).timestamp() * 1000
@@ -264,12 +251,16 @@ def test_leave_one_out_asks_for_the_last_event(world: Any, scored: Any, retrieve
 
 
 def test_what_the_ranker_left_out_is_left_out(
-    world: Any, score: Score, rank: Callable[..., Path], tmp_path: Path, rows: list[dict[str, Any]]
+    score: Score,
+    rank: Callable[..., Path],
+    list_rivals: Callable[..., Path],
+    tmp_path: Path,
+    rows: list[dict[str, Any]],
 ) -> None:
     """No leave-one-out, and a sample of the queries: the ranker says how many were asked."""
     ranker = rank(tmp_path / "ranker", seed=SEED, leave_one_out_queries=0, max_queries=5)
-    params = PARAMS.model_copy(update={"text_baselines": False})
-    scores = score(tmp_path / "a", params, ranker=ranker, sasrec=train_sasrec(world, tmp_path / "sasrec", steps=0))
+    rivals = list_rivals(tmp_path / "rivals", sasrec_steps=0, text_baselines=False)
+    scores = score(tmp_path / "a", ranker=ranker, rivals=rivals)
     assert "leave_one_out" not in scores
     assert scores["num_queries"] == 5
     assert set(scores["methods"]) == {"served", "without_model", "model", "memory", "popularity", "own", "item_knn"}
@@ -284,18 +275,20 @@ def test_twice_the_same_bytes(score: Score, scored: Any, tmp_path: Path) -> None
         assert (tmp_path / "again" / name).read_bytes() == (scored[1] / name).read_bytes()
 
 
-def test_with_a_base_sasrec_is_the_bases(world: Any, score: Score, scored: Any, tmp_path: Path) -> None:
+def test_with_a_base_sasrec_is_the_bases(
+    world: Any, score: Score, scored: Any, list_rivals: Callable[..., Path], tmp_path: Path
+) -> None:
     base = tmp_path / "base"
     shutil.copytree(scored[1], base / "scores")
-    sasrec = train_sasrec(world, tmp_path / "sasrec", base=base)
-    scores = score(tmp_path / "day1", base=base, sasrec=sasrec)
+    rivals = list_rivals(tmp_path / "rivals", base=base)
+    scores = score(tmp_path / "day1", base=base, rivals=rivals)
     before = scored[0]["methods"]["sasrec"]
     assert scores["methods"]["sasrec"] == {"from": world.as_of.isoformat(), **before}
     write_json(base / "scores" / "scores.json", {**scores, "as_of": "2020-02-02"})
-    scores = score(tmp_path / "day2", base=base, sasrec=sasrec)
+    scores = score(tmp_path / "day2", base=base, rivals=rivals)
     assert scores["methods"]["sasrec"]["from"] == world.as_of.isoformat()  # not the day of the copy
     write_json(base / "scores" / "scores.json", {"as_of": "2020-02-02", "num_queries": 0, "methods": {}})
-    assert "sasrec" not in score(tmp_path / "day3", base=base, sasrec=sasrec)["methods"]
+    assert "sasrec" not in score(tmp_path / "day3", base=base, rivals=rivals)["methods"]
 
 
 def test_nothing_landed_after_as_of(world: Any, score: Score, rank: Callable[..., Path], tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ from models.ranking.frozen_ranker import Ranker
 from models.ranking.labels import Labels, fold_of
 from models.ranking.lambdarank import fuse
 from models.ranking.ranked import RankedRetriever
-from models.ranking.ranker import METHODS, TASKS, prefix_words, read_lists
-from models.retrieval.held_out import PROTOCOLS, read_sample
+from models.ranking.ranker import METHODS, prefix_words
+from models.retrieval.held_out import PROTOCOLS, TASKS, read_lists, read_sample
 from plumline import artifact
 from plumline.schema import QUERIES, conform
 from plumline.tables import read_parquet, write_parquet
