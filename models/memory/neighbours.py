@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,50 +54,8 @@ class Neighbours:
         return self.items[span], self.weights[span]
 
     def scores(self, rows: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The weighted sum of some rows. rows: (R,) item numbers, weights: (R,).
-
-        Returns the items of all these rows, (n,) int64 ascending, each once, and their sums, (n,) float64.
-        """
-        place, lengths = self._entries(rows)
-        neighbours = self.items[place].astype(np.int64)
-        amounts = self.weights[place] * np.repeat(np.asarray(weights, np.float64), lengths)
-        if self.num_rows > _DENSE * len(neighbours):
-            items, group = np.unique(neighbours, return_inverse=True)
-            return items, np.bincount(group, weights=amounts, minlength=len(items))
-        there = np.zeros(self.num_rows, dtype=bool)
-        there[neighbours] = True
-        items = np.flatnonzero(there)
-        return items, np.bincount(neighbours, weights=amounts, minlength=self.num_rows)[items]
-
-    def weights_of(self, rows: np.ndarray, items: np.ndarray) -> np.ndarray:
-        """(R, n) float64: the weight of some items in each of some rows, 0 where one is not among a row's neighbours.
-
-        rows: (R,) item numbers, items: (n,) item numbers, each once; one beyond the last row is nobody's neighbour.
-        """
-        place, lengths = self._entries(rows)
-        neighbours = self.items[place]
-        order = np.argsort(items)
-        ascending = items[order].astype(neighbours.dtype)  # of one type: searched without a copy of all neighbours
-        if self.num_rows > _DENSE * len(neighbours):
-            at = np.searchsorted(ascending, neighbours)
-            hits = np.flatnonzero(np.append(ascending, -1)[at] == neighbours)
-        else:
-            wanted = np.zeros(self.num_rows, dtype=bool)
-            wanted[items[items < self.num_rows]] = True
-            hits = np.flatnonzero(wanted[neighbours])
-        column = order[np.searchsorted(ascending, neighbours[hits])]
-        found = np.zeros((len(rows), len(items)))
-        found[np.searchsorted(np.cumsum(lengths), hits, side="right"), column] = self.weights[place[hits]]
-        return found
-
-    def _entries(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Places of all entries of some rows, row after row, and how many each row has."""
-        rows = np.asarray(rows, np.int64)
-        first = np.asarray(self.starts[rows])
-        lengths = self.starts[rows + 1] - first
-        place = np.repeat(first - np.cumsum(lengths) + lengths, lengths)
-        place += np.arange(len(place))
-        return place, lengths
+        """The weighted sum of some rows; see `Entries.sums`. rows: (R,) item numbers, weights: (R,)."""
+        return Entries.of([self], rows).sums(weights)[0]
 
     def save(self, folder: Path, name: str) -> None:
         """Write `<name>_starts.npy`, `<name>_items.npy`, `<name>_weights.npy`."""
@@ -115,6 +73,86 @@ class Neighbours:
         if not len(starts) or int(starts[-1]) != len(items) or len(items) != len(weights):
             raise CorruptArtifactError(f"{folder}: the arrays of {name} do not belong together; run the memory stage")
         return Neighbours(starts, items, weights)
+
+
+@dataclass(frozen=True, eq=False)
+class Entries:
+    """All entries of R rows in each of T tables of the same items, table after table, row after row.
+
+    lengths: (T · R,) int64, entries of each row. cuts: (T + 1,) int64, where the entries of each table begin. places:
+    (E,) int64, of each entry in its table. neighbours: (E,) int32.
+    """
+
+    tables: Sequence[Neighbours]
+    lengths: np.ndarray
+    cuts: np.ndarray
+    places: np.ndarray
+    neighbours: np.ndarray
+
+    @staticmethod
+    def of(tables: Sequence[Neighbours], rows: np.ndarray) -> Entries:
+        """rows: (R,) item numbers."""
+        rows = np.asarray(rows, np.int64)
+        first = np.concatenate([table.starts.take(rows) for table in tables])
+        lengths = np.concatenate([table.starts.take(rows + 1) for table in tables]) - first
+        ends = lengths.cumsum()
+        places = (first - ends + lengths).repeat(lengths)
+        places += np.arange(len(places))
+        cuts = np.zeros(len(tables) + 1, dtype=np.int64)
+        if len(rows):
+            cuts[1:] = ends[len(rows) - 1 :: len(rows)]
+        found = Entries(tables, lengths, cuts, places, places)
+        return replace(found, neighbours=np.concatenate([t.items.take(p) for t, p in found._by_table(places)]))
+
+    def _by_table(self, of_entries: np.ndarray) -> Iterator[tuple[Neighbours, np.ndarray]]:
+        bounds = self.cuts.tolist()
+        return ((t, of_entries[a:b]) for t, a, b in zip(self.tables, bounds[:-1], bounds[1:], strict=True))
+
+    def sums(self, weights: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Of each table the weighted sum of its rows. weights: (R,).
+
+        That is the items of all these rows, (n,) int64 ascending, each once, and their sums, (n,) float64.
+        """
+        amounts = np.concatenate([table.weights.take(places) for table, places in self._by_table(self.places)])
+        amounts = amounts * np.tile(np.asarray(weights, np.float64), len(self.tables)).repeat(self.lengths)
+        number = self.tables[0].num_rows
+        ends = number * np.arange(1, len(self.tables) + 1)
+        keys = self.neighbours + (ends - number).repeat(np.diff(self.cuts))  # those of each table beside one another
+        if ends[-1] > _DENSE * len(keys):
+            found, group = np.unique(keys, return_inverse=True)
+            sums = np.bincount(group, weights=amounts, minlength=len(found))
+        else:
+            there = np.zeros(ends[-1], dtype=bool)
+            there[keys] = True
+            found = there.nonzero()[0]
+            sums = np.bincount(keys, weights=amounts, minlength=len(there))[found]
+        cuts = [0, *np.searchsorted(found, ends).tolist()]
+        return [
+            (found[start:stop] - at, sums[start:stop])
+            for at, start, stop in zip((ends - number).tolist(), cuts[:-1], cuts[1:], strict=True)
+        ]
+
+    def of_items(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The entries whose neighbour is one of some items: table, row (0 … R-1), which of the items, and weight.
+
+        items: (n,) item numbers, each once; one beyond the last row is nobody's neighbour. Returns (h,) each.
+        """
+        order = np.argsort(items)
+        ascending, number = items[order], self.tables[0].num_rows
+        if number > _DENSE * len(self.neighbours):
+            at = np.searchsorted(ascending, self.neighbours)
+            wanted = np.append(ascending, -1)[at] == self.neighbours
+        else:
+            there = np.zeros(number, dtype=bool)
+            there[items[items < number]] = True
+            wanted = there.take(self.neighbours)
+        hits = wanted.nonzero()[0]
+        which = order[np.searchsorted(ascending, self.neighbours[hits])]
+        line = np.searchsorted(self.lengths.cumsum(), hits, side="right")
+        table, row = np.divmod(line, max(len(self.lengths) // len(self.tables), 1))
+        places, cuts = self.places[hits], np.searchsorted(table, np.arange(len(self.tables) + 1)).tolist()
+        parts = zip(self.tables, cuts[:-1], cuts[1:], strict=True)
+        return table, row, which, np.concatenate([one.weights.take(places[a:b]) for one, a, b in parts])
 
 
 def row_blocks(starts: np.ndarray, size: int = _BLOCK) -> Iterator[slice]:

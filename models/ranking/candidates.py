@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field
 
+from models.memory.neighbours import Entries
 from models.ranking.shelf import DAY_MS, Mask
 from plumline.stage import Params
 
@@ -97,8 +98,7 @@ class Visit:
         """The items of the history."""
         order = np.lexsort((self.times, self.items))
         items = self.items[order]
-        begins = np.ones(len(items), dtype=bool)
-        np.not_equal(items[1:], items[:-1], out=begins[1:])
+        begins = _begins(items)
         starts = np.flatnonzero(begins)
         ends = np.append(starts, len(items))[1:]
         place = np.empty(len(items), dtype=np.int64)
@@ -108,9 +108,11 @@ class Visit:
 
     def recent(self, params: CandidateParams) -> tuple[np.ndarray, np.ndarray]:
         """The newest items, oldest first, the one looked at last of all, and their weights: decay^i, i steps back."""
-        looked_at = [self.context] if self.context >= 0 else []
-        items = np.concatenate([self.items, np.asarray(looked_at, dtype=np.int64)])[-params.last :]
-        return items, params.decay ** np.arange(len(items) - 1, -1, -1.0)
+        items = self.items
+        if self.context >= 0:
+            items = np.append(items, self.context)
+        items = items[-params.last :]
+        return items, _decays(params.decay, params.last)[params.last - len(items) :]
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,14 @@ class Candidates:
     def counted(self) -> np.ndarray:
         """Rows that a counted source names, (≤ n,) int64."""
         return np.flatnonzero(~np.isnan(self.places[:, : len(COUNTED)]).all(axis=1))
+
+
+@cache
+def _decays(decay: float, number: int) -> np.ndarray:
+    """(number,) powers of the decay, the last of them 1. Asked for twice a request, and never changed."""
+    found = decay ** np.arange(number - 1, -1, -1.0)
+    found.setflags(write=False)
+    return found
 
 
 Named = tuple[np.ndarray, np.ndarray]
@@ -151,18 +161,37 @@ def gather(
     recent, weights = visit.recent(params)
     inside = recent < len(shelf.memory.item_ids)  # of items of the delta nothing was counted
     rows, weights = recent[inside], weights[inside]
-    for source, table in _TABLES.items():
-        mask = allows_fresh if source.startswith("fresh_") else allows
-        found[source] = best(*shelf.memory.tables[table].scores(rows, weights), mask, size)
+    entries = Entries.of([shelf.memory.tables[table] for table in _TABLES.values()], rows)
+    for source, (items, sums) in zip(_TABLES, entries.sums(weights), strict=True):
+        found[source] = best(items, sums, allows_fresh if source.startswith("fresh_") else allows, size)
     found["popular"] = _first(shelf.by_popularity, shelf.recent, allows, size)
     found["fresh_popular"] = _first(shelf.fresh(since), shelf.recent, allows, size)
-    items = np.unique(np.concatenate([numbers for numbers, _ in found.values()]))
+    return _merged([found[source] for source in SOURCES])
+
+
+def _merged(named: Sequence[Named]) -> Candidates:
+    """Every item that a source names, once, with what each source says of it. named: by the sources."""
+    numbers = np.concatenate([numbers for numbers, _ in named])
+    sizes = np.array([len(numbers) for numbers, _ in named])
+    order = np.argsort(numbers)
+    ascending = numbers[order]
+    begins = _begins(ascending)
+    cell = np.empty(len(numbers), dtype=np.int64)
+    cell[order] = (np.cumsum(begins) - 1) * len(SOURCES)
+    cell += np.repeat(np.arange(len(SOURCES)), sizes)
+    items = ascending[begins]
     scores = np.full((len(items), len(SOURCES)), np.nan, dtype=np.float32)
-    places = np.full_like(scores, np.nan)
-    for source, (numbers, values) in found.items():
-        at, column = np.searchsorted(items, numbers), SOURCES.index(source)
-        scores[at, column], places[at, column] = values, np.arange(len(numbers))
+    places = scores.copy()
+    scores.reshape(-1)[cell] = np.concatenate([values for _, values in named])
+    places.reshape(-1)[cell] = np.arange(len(numbers)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     return Candidates(items, scores, places)
+
+
+def _begins(ascending: np.ndarray) -> np.ndarray:
+    """(n,) bool: the first of each run of equal numbers."""
+    begins = np.ones(len(ascending), dtype=bool)
+    np.not_equal(ascending[1:], ascending[:-1], out=begins[1:])
+    return begins
 
 
 def own_scores(visit: Visit, half_life_days: float) -> Named:
@@ -173,13 +202,22 @@ def own_scores(visit: Visit, half_life_days: float) -> Named:
 
 def best(items: np.ndarray, scores: np.ndarray, allows: Mask, size: int) -> Named:
     """The `size` allowed items of the highest scores, ties by number."""
-    kept = np.flatnonzero(allows(items))
-    items, scores = items[kept], scores[kept]
-    if len(items) > size:  # thousands of neighbours: only those that can be among the best are sorted
-        kept = np.flatnonzero(scores >= np.partition(scores, len(scores) - size)[len(scores) - size])
-        items, scores = items[kept], scores[kept]
-    order = np.lexsort((items, -scores))[:size]
-    return items[order], scores[order]
+    # Of thousands of neighbours those that can hardly be among the best are neither asked nor sorted.
+    near = _highest(scores, 2 * size)
+    kept = near[allows(items[near])]
+    if len(kept) < size and len(near) < len(items):
+        kept = np.flatnonzero(allows(items))
+        kept = kept[_highest(scores[kept], size)]
+    kept = kept[np.lexsort((items[kept], -scores[kept]))[:size]]
+    return items[kept], scores[kept]
+
+
+def _highest(scores: np.ndarray, size: int) -> np.ndarray:
+    """Places of the `size` highest scores, and of those equal to the last of them, ascending."""
+    if len(scores) <= size:
+        return np.arange(len(scores))
+    least = len(scores) - size
+    return np.flatnonzero(scores >= np.partition(scores, least)[least])
 
 
 def _first(order: np.ndarray, scores: np.ndarray, allows: Mask, size: int) -> Named:

@@ -14,7 +14,7 @@ import numpy as np
 from models.ranking import lambdarank, why
 from models.ranking.candidates import CandidateParams, Candidates
 from models.ranking.features import FEATURES
-from models.ranking.trees import Trees
+from models.ranking.trees import Answers, Trees
 from plumline import artifact
 from plumline.errors import MissingArtifactError
 from plumline.stage import say
@@ -56,15 +56,30 @@ class Ranker:
         )
 
     def scores(self, candidates: Candidates, table: np.ndarray) -> np.ndarray:
-        """(n,) float64, higher is better. table: `features` of the candidates."""
-        if not len(candidates):
-            return np.zeros(0)
+        """(n,) float64, higher is better. table: `features` of the candidates, of any number of requests."""
         return lambdarank.fuse(candidates) if self.trees is None else self.trees.scores(table)
 
-    def shares(self, candidates: Candidates, table: np.ndarray, rows: np.ndarray) -> list[dict[str, float]]:
+    def judge(self, candidates: Candidates, table: np.ndarray) -> Judged:
+        """The same of one request, and why."""
+        if self.trees is None:
+            return Judged(candidates, lambdarank.fuse(candidates))
+        answers = self.trees.ask(table)
+        return Judged(candidates, answers.scores(), answers)
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What a ranker says of candidates. scores: (n,) float64, higher is better. answers: of the trees; None where
+    places are fused."""
+
+    candidates: Candidates
+    scores: np.ndarray
+    answers: Answers | None = None
+
+    def shares(self, rows: np.ndarray) -> list[dict[str, float]]:
         """Part → share of each row's score; see `models.ranking.why.shares`."""
         if not len(rows):
             return []
-        if self.trees is None:
-            return why.fusion_shares(candidates, rows)
-        return why.shares(self.trees.contributions(table[rows]), candidates, rows)
+        if self.answers is None:
+            return why.fusion_shares(self.candidates, rows)
+        return why.shares(self.answers.contributions(rows), self.candidates, rows)

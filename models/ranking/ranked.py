@@ -127,18 +127,18 @@ class RankedRetriever:
         too, and its temperature is that of the ranker's scores."""
         candidates, shelf, codes_of = found.candidates, self.shelf, self.retriever.codes_of
         table = features(shelf, found.visit, candidates, found.unseen_only)
-        scores = self.ranker.scores(candidates, table)
+        judged = self.ranker.judge(candidates, table)
         codes = None
         if choice is not None and choice.cap is not None:
             codes = [codes_of[shelf.item_id(number)] for number in candidates.items.tolist()]
-        rows = _choose(scores, codes, k, choice)
+        rows = _choose(judged.scores, codes, k, choice)
         ids = [shelf.item_id(number) for number in candidates.items[rows].tolist()]
         sids = [codes_of[item] for item in ids]
         told: list[tuple[Reason, ...]] = [()] * len(ids)
         if teller is not None:
-            shares = self.ranker.shares(candidates, table, rows)
+            shares = judged.shares(rows)
             told = teller.reasons(shelf, found.visit, candidates.items[rows], shares, sids, self.ranker.candidates)
-        return [RankedHit(*hit) for hit in zip(ids, scores[rows].tolist(), sids, told, strict=True)]
+        return [RankedHit(*hit) for hit in zip(ids, judged.scores[rows].tolist(), sids, told, strict=True)]
 
     def rank_time(self, request: Request) -> int:
         """From when ages are counted for ranking: the request's own time, if it lies between the memory's end and

@@ -77,6 +77,15 @@ class _Tree:
             found[:, one] = (values[:, np.array(without) | 1 << one] - values[:, without]) @ weight
         return players, found
 
+    def asked_of(self) -> list[tuple[int, int]]:
+        """Of each question what a missing value is taken for (0: zero, 1: -infinity, 2: infinity), and the feature."""
+        fills = np.where(self.fills == 0, 0, np.where(self.fills > 0, 2, 1))
+        return list(zip(fills.tolist(), self.features.tolist(), strict=True))
+
+    def turned(self) -> np.ndarray:
+        """(128,) int64: of each byte of answers as they are asked, the byte of answers where a bit says right."""
+        return np.arange(_ANSWERS) ^ sum(1 << place for place, fill in enumerate(self.fills.tolist()) if fill > 0)
+
     def _count(self, node: int) -> float:
         return float(self.leaf_counts[~node] if node < 0 else self.counts[node])
 
@@ -108,61 +117,57 @@ class Trees:
 
     def scores(self, rows: np.ndarray) -> np.ndarray:
         """(n,) float64, the sum of what the trees say. rows: (n, F) float32, finite or NaN (not known)."""
-        if len(rows) > _BLOCK:
-            return np.concatenate([self.scores(rows[at : at + _BLOCK]) for at in range(0, len(rows), _BLOCK)])
-        found: np.ndarray = self._values[self._answers(rows)].sum(axis=0)
-        return found
+        blocks = [self.ask(rows[at : at + _BLOCK]).scores() for at in range(0, len(rows), _BLOCK)]
+        return np.concatenate([np.zeros(0), *blocks])
 
-    def contributions(self, rows: np.ndarray) -> np.ndarray:
-        """(n, F) float64: what each feature adds to a row's score, compared with the mean of all rows learned from."""
-        features, values = self._shapley
-        at = features + np.arange(len(rows))[:, None] * self.num_features
-        amounts = values[self._answers(rows).T]
-        found = np.bincount(at.ravel(), weights=amounts.ravel(), minlength=at.shape[0] * self.num_features)
-        return found.reshape(len(rows), self.num_features)
-
-    def _answers(self, rows: np.ndarray) -> np.ndarray:
-        """(T, n) int64: place of each tree's answers among those of all trees."""
-        columns, fills, column, thresholds = self._asked
+    def ask(self, rows: np.ndarray) -> Answers:
+        """What some hundred rows answer. rows: (n, F) float32, finite or NaN (not known)."""
+        columns, zeros, turned, column, thresholds = self._asked
         num_rows = len(rows)
         wide = np.zeros((len(columns), -(-num_rows // 8) * 8), dtype=np.float32)  # whole words of eight bytes
         wide[:, :num_rows] = rows.T[columns]
-        np.copyto(wide, fills, where=np.isnan(wide))
-        right = (wide[column] > thresholds).view(np.uint64).reshape(_QUESTIONS, -1)
-        answers = right[-1].copy()
-        for question in right[-2::-1]:
+        np.copyto(wide[:zeros], 0, where=np.isnan(wide[:zeros]))
+        np.negative(wide[turned:], out=wide[turned:])
+        above = (wide[column] > thresholds).view(np.uint64).reshape(_QUESTIONS, -1)
+        answers = above[-1].copy()
+        for question in above[-2::-1]:
             answers += answers  # a shift by one of eight answers: a byte has at most seven, and nothing is carried over
             answers |= question
         in_bytes = answers.view(np.uint8).reshape(len(self.trees), -1)[:, :num_rows]
-        places: np.ndarray = in_bytes + np.arange(len(self.trees))[:, None] * _ANSWERS
-        return places
+        return Answers(self, in_bytes + np.arange(len(self.trees))[:, None] * _ANSWERS)
 
     @cached_property
-    def _asked(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Of the C columns, one for each feature and fill of it: features, (C,), and fills, (C, 1).
+    def _asked(self) -> tuple[np.ndarray, int, int, np.ndarray, np.ndarray]:
+        """Of the C columns, one for each feature and fill of it: features, (C,), and how many come before those that
+        are not filled with zeros, and before those that are turned.
 
         Of the Q · T questions, the first one of all trees first: columns and thresholds, (Q · T, 1), as float32 so that
         a float32 is above one whenever it is above the float64 of the tree. Where there is no question: infinity.
+
+        A comparison with NaN is false, so it need not be filled with -infinity. A column that would be filled with
+        infinity is turned: -x is asked whether it is above what -threshold is just above of, which says left.
         """
-        column_of: dict[tuple[int, float], int] = {}
+        keys = sorted({key for tree in self.trees for key in tree.asked_of()}) or [(0, 0)]
+        column_of = {key: place for place, key in enumerate(keys)}
         column = np.zeros((_QUESTIONS, len(self.trees)), dtype=np.int64)
         thresholds = np.full((_QUESTIONS, len(self.trees)), np.inf, dtype=np.float32)
         for place, tree in enumerate(self.trees):
-            for question, key in enumerate(zip(tree.features.tolist(), tree.fills.tolist(), strict=True)):
-                column[question, place] = column_of.setdefault(key, len(column_of))
+            column[: len(tree.features), place] = [column_of[key] for key in tree.asked_of()]
             # Below infinity: a tree that asks whether a value is missing at all has that as its threshold.
             below = tree.thresholds.clip(-_LARGEST, _LARGEST).astype(np.float32)
             above = below.astype(np.float64) > tree.thresholds
             below[above] = np.nextafter(below[above], np.float32(-np.inf))
-            thresholds[: len(below), place] = below
-        keys = list(column_of) or [(0, 0.0)]
-        features, fills = np.array([key[0] for key in keys]), np.array([key[1] for key in keys], dtype=np.float32)
-        return features, fills[:, None], column.ravel(), thresholds.reshape(-1, 1)
+            with np.errstate(over="ignore"):  # beyond the largest lies -infinity, and every value is above that
+                turned = np.nextafter(-below, np.float32(-np.inf))
+            thresholds[: len(below), place] = np.where(tree.fills > 0, turned, below)
+        fills = [fill for fill, _ in keys]
+        features = np.array([feature for _, feature in keys])
+        return features, fills.count(0), len(fills) - fills.count(2), column.ravel(), thresholds.reshape(-1, 1)
 
     @cached_property
     def _values(self) -> np.ndarray:
         """(T · 128,) float64."""
-        return np.concatenate([tree.values[tree.leaves()] for tree in self.trees])
+        return np.concatenate([tree.values[tree.leaves()[tree.turned()]] for tree in self.trees])
 
     @cached_property
     def _shapley(self) -> tuple[np.ndarray, np.ndarray]:
@@ -172,8 +177,30 @@ class Trees:
         for place, tree in enumerate(self.trees):
             if len(tree.features):
                 players, added = tree.contributions()
-                features[place, : len(players)], values[place, :, : len(players)] = players, added
+                features[place, : len(players)], values[place, :, : len(players)] = players, added[tree.turned()]
         return features.ravel(), values.reshape(-1, _QUESTIONS)
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What n rows answered. places: (T, n) int64, of each tree's answers among those of all trees."""
+
+    trees: Trees
+    places: np.ndarray
+
+    def scores(self) -> np.ndarray:
+        """(n,) float64, the sum of what the trees say."""
+        found: np.ndarray = self.trees._values[self.places].sum(axis=0)
+        return found
+
+    def contributions(self, rows: np.ndarray) -> np.ndarray:
+        """(len(rows), F) float64: what each feature adds to a row's score, compared with the mean of all rows learned
+        from. rows: numbers of rows."""
+        features, values = self.trees._shapley
+        at = features + np.arange(len(rows))[:, None] * self.trees.num_features
+        amounts = values[self.places.T[rows]]
+        found = np.bincount(at.ravel(), weights=amounts.ravel(), minlength=len(rows) * self.trees.num_features)
+        return found.reshape(len(rows), self.trees.num_features)
 
 
 def _fields(part: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ source. What speaks against an item, and what is the same for all candidates, ha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from models.memory.neighbours import Entries
 from models.ranking.candidates import SOURCES, CandidateParams, Candidates, Visit
 from models.ranking.features import FEATURES, group_of
 from models.ranking.shelf import DAY_MS
@@ -123,17 +125,25 @@ def _carried(
 ) -> dict[str, list[list[int]]]:
     """Counted part → for each of the items the two recent ones that gave it the most, of equal ones the older first."""
     inside = np.flatnonzero(recent < len(shelf.memory.item_ids))
-    rows, decay, names = recent[inside], decay[inside], recent[inside].tolist()
-    found = {}
-    for part in _TABLES.keys() & parts:
-        first, *more = (shelf.memory.tables[name].weights_of(rows, numbers) for name in _TABLES[part])
-        weights = sum(more, first).T * decay
-        order = np.argsort(-weights, axis=1, kind="stable").tolist()
-        counts = np.count_nonzero(weights, axis=1).tolist()
-        found[part] = [
-            _first_two(names[place] for place in places[:count]) for places, count in zip(order, counts, strict=True)
+    rows, names = recent[inside], recent[inside].tolist()
+    told = [part for part in _TABLES if part in parts]
+    if not told:
+        return {}
+    of_part = [(number, name) for number, part in enumerate(told) for name in _TABLES[part]]
+    entries = Entries.of([shelf.memory.tables[name] for _, name in of_part], rows)
+    table, row, which, values = entries.of_items(numbers)
+    shape = (len(told), len(numbers), len(rows))
+    cell = (np.array([number for number, _ in of_part])[table] * shape[1] + which) * shape[2] + row
+    weights = np.bincount(cell, weights=values, minlength=math.prod(shape)).reshape(shape) * decay[inside]
+    order = np.argsort(-weights, kind="stable").tolist()
+    counts = (weights > 0).sum(axis=-1).tolist()
+    return {
+        part: [
+            _first_two(names[place] for place in places[:count])
+            for places, count in zip(order[number], counts[number], strict=True)
         ]
-    return found
+        for number, part in enumerate(told)
+    }
 
 
 def _first_two(numbers: Iterable[int]) -> list[int]:

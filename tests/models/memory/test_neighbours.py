@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from models.memory.neighbours import Neighbours, row_blocks
+from models.memory.neighbours import Entries, Neighbours, row_blocks
 from plumline.errors import CorruptArtifactError
 
 WEIGHTS = st.sampled_from([0.0, 0.0, 0.0, 1.0, 2.0, 2.5])
@@ -20,6 +20,15 @@ def matrices(draw: st.DrawFn) -> np.ndarray:
     return np.array(
         draw(st.lists(st.lists(WEIGHTS, min_size=number, max_size=number), min_size=number, max_size=number))
     )
+
+
+def weights_of(tables: list[Neighbours], rows: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """(T, R, n) what each row gives each of the items."""
+    given_to = np.zeros((len(tables), len(rows), len(items)))
+    table, row, which, weights = Entries.of(tables, rows).of_items(items)
+    given_to[table, row, which] = weights
+    assert np.count_nonzero(given_to) == len(weights)
+    return given_to
 
 
 @given(dense=matrices(), k=st.integers(1, 5), size=st.integers(1, 20), seed=st.integers(0, 99))
@@ -43,7 +52,15 @@ def test_equals_a_sort_of_the_dense_rows(dense: np.ndarray, k: int, size: int, s
     assert items.tolist() == np.flatnonzero((kept[rows] > 0).any(axis=0)).tolist()
     np.testing.assert_allclose(sums, (weights @ kept[rows])[items])
     some = rng.permutation(len(dense))[: rng.integers(0, len(dense) + 1)]
-    np.testing.assert_array_equal(found.weights_of(rows, some), kept[rows][:, some])
+    np.testing.assert_array_equal(weights_of([found], rows, some)[0], kept[rows][:, some])
+    less = Neighbours.best_of([sparse], 1, allowed)
+    both = Entries.of([less, found, less], rows).sums(weights)
+    for (one, sums), table in zip(both, (less, found, less), strict=True):
+        alone, wanted_sums = table.scores(rows, weights)
+        assert (one.tolist(), sums.tolist()) == (alone.tolist(), wanted_sums.tolist())
+    given_to = weights_of([less, found], rows, some)
+    np.testing.assert_array_equal(given_to[0], np.where(given_to[0] > 0, kept[rows][:, some], 0))
+    np.testing.assert_array_equal(given_to[1], kept[rows][:, some])
 
 
 def test_blocks_cover_all_rows_once() -> None:
@@ -58,8 +75,8 @@ def test_no_rows_asked_no_scores() -> None:
     table = Neighbours.best_of([csr_matrix(np.eye(3))], 2)
     items, sums = table.scores(np.zeros(0, np.int64), np.zeros(0))
     assert (len(items), len(sums)) == (0, 0)
-    assert table.weights_of(np.zeros(0, np.int64), np.array([1])).shape == (0, 1)
-    assert table.weights_of(np.array([0, 2]), np.zeros(0, np.int64)).shape == (2, 0)
+    assert weights_of([table], np.zeros(0, np.int64), np.array([1])).shape == (1, 0, 1)
+    assert not len(Entries.of([table], np.array([0, 2])).of_items(np.zeros(0, np.int64))[0])
 
 
 @pytest.mark.parametrize("number", [50, 5000])
@@ -81,7 +98,7 @@ def test_few_entries_of_many_items_are_summed_as_many_of_few(number: int) -> Non
     for place, row in enumerate(rows):
         given[place, table.row(row)[0]] = table.row(row)[1]
     assert given[:, some].any()
-    np.testing.assert_array_equal(table.weights_of(rows, some), given[:, some])
+    np.testing.assert_array_equal(weights_of([table], rows, some)[0], given[:, some])
 
 
 def test_saved_arrays_that_do_not_fit_are_refused(tmp_path: Path) -> None:

@@ -48,11 +48,11 @@ def test_what_was_sealed_is_what_orders(made: Path) -> None:
     booster: Any = lightgbm.Booster(model_file=made / "model.txt")
     np.testing.assert_allclose(ranker.scores(candidates, table), booster.predict(table), atol=1e-12)
     rows = np.array([7, 0])
-    told = ranker.shares(candidates, table, rows)
+    told = ranker.judge(candidates, table).shares(rows)
     assert [sum(one.values()) for one in told] == pytest.approx([1, 1])
     assert ranker.scores(Candidates(*(part[:0] for part in (candidates.items, candidates.scores, candidates.places))),
                          table[:0]).tolist() == []  # fmt: skip
-    assert ranker.shares(candidates, table, rows[:0]) == []
+    assert ranker.judge(candidates, table).shares(rows[:0]) == []
 
 
 def test_nothing_of_lightgbm_is_needed_to_answer(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +80,7 @@ def test_where_a_feature_is_gone_places_are_fused_and_that_is_said(
     candidates, table = some_candidates()
     assert ranker.trees is None
     assert ranker.scores(candidates, table).tolist() == fuse(candidates).tolist()
-    assert sum(ranker.shares(candidates, table, np.array([3]))[0].values()) == pytest.approx(1)
+    assert sum(ranker.judge(candidates, table).shares(np.array([3]))[0].values()) == pytest.approx(1)
     assert "reads gone_score, which this version does not know; places are fused" in capsys.readouterr().err
 
 
