@@ -37,11 +37,14 @@ if TYPE_CHECKING:
 class Beams:
     """What one request got: codes (K', L) int64 and scores (K',) float32, K' ≤ width, best first (or as drawn).
 
-    A score is the log-probability of the whole SID given the prompt.
+    A score is the log-probability of the whole SID given the prompt. leaves, twins: (K',) int64, the leaf of each in
+    the index and in its delta, -1 for none; None: there is no such trie.
     """
 
     codes: np.ndarray
     scores: np.ndarray
+    leaves: np.ndarray | None = None
+    twins: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -205,7 +208,10 @@ class _Walk:
     def beams(self) -> list[Beams]:
         """Of each request, best first (or as drawn)."""
         order_BK = self._score_BK if self._lottery is None else self._lottery.key_BK
-        return [_sorted(*row) for row in zip(self._codes_BKL, self._score_BK, order_BK, strict=True)]
+        nowhere = [None] * len(order_BK)
+        leaves, twins = (nowhere if part is None else part for part in (self._state.nodes, self._state.twins))
+        rows = zip(self._codes_BKL, self._score_BK, leaves, twins, order_BK, strict=True)
+        return [_sorted(*row) for row in rows]
 
 
 def _check(prompts: Sequence[Sequence[int]], space: SidSpace, search: Search) -> None:
@@ -315,9 +321,15 @@ class _Lottery:
         self.logp_BK = self._logp_BKM.flatten(1).gather(1, keep_BK).masked_fill(dead_BK, DEAD)
 
 
-def _sorted(codes_KL: torch.Tensor, score_K: torch.Tensor, key_K: torch.Tensor) -> Beams:
+def _sorted(
+    codes_KL: torch.Tensor,
+    score_K: torch.Tensor,
+    leaf_K: torch.Tensor | None,
+    twin_K: torch.Tensor | None,
+    key_K: torch.Tensor,
+) -> Beams:
     """Living beams of one request, highest key first; they come in lexicographic order: a stable sort settles ties."""
-    alive_K = score_K > DEAD
-    codes_KL, score_K, key_K = codes_KL[alive_K], score_K[alive_K], key_K[alive_K]
-    order_K = key_K.sort(descending=True, stable=True).indices
-    return Beams(codes_KL[order_K].cpu().numpy(), score_K[order_K].float().cpu().numpy())
+    alive_K = (score_K > DEAD).nonzero().flatten()
+    kept_K = alive_K[key_K[alive_K].sort(descending=True, stable=True).indices]
+    leaves, twins = (None if part is None else part[kept_K].cpu().numpy() for part in (leaf_K, twin_K))
+    return Beams(codes_KL[kept_K].cpu().numpy(), score_K[kept_K].float().cpu().numpy(), leaves, twins)

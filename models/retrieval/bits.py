@@ -70,6 +70,13 @@ class Bits:
         np.cumsum(np.bitwise_count(self.packed), dtype=np.int32, out=ranks[1:])
         return ranks
 
+    @cached_property
+    def before(self) -> np.ndarray:
+        """(size + 1,) int32: members before each position; four bytes a position, for small sets."""
+        before = np.zeros(self.size + 1, dtype=np.int32)
+        np.cumsum(self.mask(), dtype=np.int32, out=before[1:])
+        return before
+
     def __len__(self) -> int:
         return int(self.ranks[-1])
 

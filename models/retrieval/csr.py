@@ -130,13 +130,15 @@ class Index:
             nodes = np.searchsorted(self.children[level], nodes, side="right") - 1
         return codes
 
-    def positions_behind(self, leaf: int) -> range:
-        """Positions of the items behind one leaf, in priority order."""
-        return range(int(self.items[-1][leaf]), int(self.items[-1][leaf + 1]))
+    def positions_behind(self, leaves: np.ndarray) -> list[range]:
+        """Positions of the items behind each leaf, in priority order; none behind -1. leaves: (n,) integers."""
+        first, end = (self.items[-1][np.maximum(leaves, 0) + side].tolist() for side in (0, 1))
+        spans = map(range, first, end)
+        return [span if leaf >= 0 else range(0) for leaf, span in zip(leaves.tolist(), spans, strict=True)]
 
     def rows_behind(self, leaf: int) -> np.ndarray:
         """Rows of the code table behind one leaf, in priority order."""
-        behind = self.positions_behind(leaf)
+        [behind] = self.positions_behind(np.array([leaf]))
         return self.item_rows[behind.start : behind.stop]
 
     def item_codes(self) -> np.ndarray:

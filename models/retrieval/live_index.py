@@ -110,14 +110,13 @@ class Epoch:
         """
         if rule is None and self.dead is None:
             return None
-        base = self._alive
-        delta = None if self.delta is None else Bits.full(len(self.delta))
         if rule is None:
-            return Allowed(base, delta, "what is left of the index")
-        base = base & _ask(rule, self.base, at_ms, sets)
-        if self.delta is not None and delta is not None:
-            delta = delta & _ask(rule, self.delta, at_ms, sets)
-        return Allowed(base, delta, f"rule {rule}")
+            delta = None if self.delta is None else Bits.full(len(self.delta))
+            return Allowed(self._alive, delta, "what is left of the index")
+        base = _ask(rule, self.base, at_ms, sets)
+        delta = None if self.delta is None else _ask(rule, self.delta, at_ms, sets)
+        # Where nothing is dead, requests of one rule have one set: its ranks are counted once.
+        return Allowed(base if self.dead is None else self._alive & base, delta, f"rule {rule}")
 
     def explain(self, rule: Rule, *, at_ms: int, sets: Mapping[str, Collection[str]]) -> str:
         """One line: how many items each part of the rule leaves."""
@@ -130,12 +129,22 @@ class Epoch:
     def _alive(self) -> Bits:
         return Bits.full(len(self.base)) if self.dead is None else ~self.dead
 
-    def items_behind(self, codes: np.ndarray, allowed: Allowed | None, limit: int | None = None) -> list[list[str]]:
-        """Items behind each SID that are allowed, the newest first, at most `limit` of each. codes: (n, L)."""
-        base = _behind(self.base, codes, allowed.base if allowed else None, limit)
+    def items_behind(
+        self,
+        codes: np.ndarray,
+        allowed: Allowed | None,
+        limit: int | None = None,
+        leaves: np.ndarray | None = None,
+        twins: np.ndarray | None = None,
+    ) -> list[list[str]]:
+        """Items behind each SID that are allowed, the newest first, at most `limit` of each. codes: (n, L).
+
+        leaves, twins: (n,) leaf of each SID in the base and in the delta, -1 for none, for a caller who knows them.
+        """
+        base = _behind(self.base, codes, leaves, allowed.base if allowed else None, limit)
         if self.delta is None:
             return [[item for _, item in one] for one in base]
-        delta = _behind(self.delta, codes, allowed.delta if allowed else None, limit)
+        delta = _behind(self.delta, codes, twins, allowed.delta if allowed else None, limit)
         return [[item for _, item in sorted([*a, *b])[:limit]] for a, b in zip(base, delta, strict=True)]
 
     def has_sids(self, codes: np.ndarray) -> np.ndarray:
@@ -153,11 +162,12 @@ def _ask(rule: Rule, segment: Segment, at_ms: int, sets: Mapping[str, Collection
     return evaluate(rule, segment.tags, at_ms=at_ms, sets=_positions(segment, sets))
 
 
-def _behind(segment: Segment, codes: np.ndarray, bits: Bits | None, limit: int | None) -> list[list[tuple[int, str]]]:
+def _behind(
+    segment: Segment, codes: np.ndarray, leaves: np.ndarray | None, bits: Bits | None, limit: int | None
+) -> list[list[tuple[int, str]]]:
     """(-day, item) of the first allowed items behind each SID, in order."""
     found: list[list[tuple[int, str]]] = []
-    for leaf in segment.index.find_leaves(codes).tolist():
-        places: Iterable[int] = segment.index.positions_behind(leaf) if leaf >= 0 else ()
+    for places in segment.index.positions_behind(segment.index.find_leaves(codes) if leaves is None else leaves):
         allowed = islice((place for place in places if bits is None or place in bits), limit)
         found.append([(-int(segment.days[place]), segment.item_ids[place]) for place in allowed])
     return found

@@ -244,7 +244,7 @@ class Retriever:
     def _hits(self, beams: Beams, allowed: Allowed | None, k: int) -> list[Hit]:
         """Items behind the beams, in their order, at most k; behind one SID the newest first."""
         hits: list[Hit] = []
-        behind = self.epoch.items_behind(beams.codes, allowed, k)
+        behind = self.epoch.items_behind(beams.codes, allowed, k, beams.leaves, beams.twins)
         for items, codes, score in zip(behind, beams.codes.tolist(), beams.scores.tolist(), strict=True):
             assert items, "the search returned a SID without an allowed item"
             hits += [Hit(item, score, tuple(codes)) for item in items[: k - len(hits)]]

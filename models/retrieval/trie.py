@@ -22,6 +22,7 @@ from models.retrieval.csr import Index
 DEAD = float("-inf")
 _FILLED = 0.25
 _TABLE_BYTES = 1 << 24
+_SMALL = 1 << 15  # positions up to which members are counted before each one, beyond before each eighth
 _BELOW = torch.tensor([(1 << bit) - 1 for bit in range(8)], dtype=torch.uint8)
 _ONES = torch.tensor([byte.bit_count() for byte in range(256)], dtype=torch.int32)
 
@@ -196,12 +197,15 @@ def _any_of(starts: torch.Tensor, node: torch.Tensor, bits: Bits | None) -> torc
     if bits is None:
         return torch.ones_like(node, dtype=torch.bool)
     device = node.device
-    packed = torch.from_numpy(bits.packed).to(device)
-    ranks = torch.from_numpy(bits.ranks).to(device)
     flat = node.flatten()
     place = starts.index_select(0, torch.cat([flat, flat + 1]))  # `index_select` is far quicker than indexing here
-    byte = place >> 3
-    inside = packed.index_select(0, byte.clamp(max=len(packed) - 1)) & _BELOW.to(device).index_select(0, place & 7)
-    before = ranks.index_select(0, byte) + _ONES.to(device).index_select(0, inside.int())
+    if bits.size <= _SMALL:
+        before = torch.from_numpy(bits.before).to(device).index_select(0, place)
+    else:
+        packed, ranks = torch.from_numpy(bits.packed).to(device), torch.from_numpy(bits.ranks).to(device)
+        byte = place >> 3
+        last = packed.index_select(0, byte.clamp(max=len(packed) - 1))
+        inside = last & _BELOW.to(device).index_select(0, place & 7)
+        before = ranks.index_select(0, byte) + _ONES.to(device).index_select(0, inside.int())
     first, end = before.view(2, -1)
     return (end > first).view(node.shape)

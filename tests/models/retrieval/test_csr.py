@@ -171,7 +171,7 @@ def test_items_stand_at_the_positions_of_their_leaves() -> None:
     index = Index.build(codes, (2, 2), priority=np.array([0, 9, 0, 3, 0]))
     assert index.item_rows.tolist() == [4, 3, 1, 0, 2]
     np.testing.assert_array_equal(index.item_codes(), codes[index.item_rows])
-    assert [list(index.positions_behind(leaf)) for leaf in range(4)] == [[0], [1, 2], [3], [4]]
+    assert list(map(list, index.positions_behind(np.array([0, 1, -1, 2, 3])))) == [[0], [1, 2], [], [3], [4]]
     assert [starts.tolist() for starts in index.items] == [[0, 3, 5], [0, 1, 3, 4, 5]]
 
 
