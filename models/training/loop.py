@@ -22,6 +22,7 @@ from torch import Tensor
 from models.corpus.examples import Examples
 from models.language.model import pick_device, use_threads
 from models.training.average import Average
+from models.training.block_attention import block_attention
 from models.training.checkpoint import Checkpoint, identify
 from models.training.dropout import dropout
 from models.training.orbit import EVERY, Orbit
@@ -87,7 +88,7 @@ def train(
         )
     # FSDP takes a model apart for good: it gets a copy, and the model the weights in the end.
     trained = copy.deepcopy(model) if params.fsdp else model
-    with _exact(accelerator.device), _dressed(trained, params):
+    with _exact(accelerator.device), _dressed(trained, params, accelerator.device):
         loop = _Loop(trained, rows, params, accelerator, steps, seed, stage, anchor)
         loop.run(progress_path, kept)
         loop.leave(model)
@@ -125,7 +126,7 @@ def _accelerator(params: LoopParams) -> Accelerator:
 
 
 @contextmanager
-def _dressed(model: Any, params: LoopParams) -> Iterator[None]:
+def _dressed(model: Any, params: LoopParams, device: torch.device) -> Iterator[None]:
     """Training mode, and what is put on a model for the time of it."""
     with ExitStack() as put_on:
         put_on.enter_context(dropout(model, params.dropout))
@@ -138,6 +139,8 @@ def _dressed(model: Any, params: LoopParams) -> Iterator[None]:
             getattr(model, f"{kind}_checkpointing_enable")(**told)
             model.disable_input_require_grads()  # a hook for frozen embeddings, which would stay for good
             put_on.callback(getattr(model, f"{kind}_checkpointing_disable"))
+        if device.type == "cpu" and not params.compile:  # other blocks in each batch: each would be compiled anew
+            put_on.enter_context(block_attention(model))
         if params.compile:
             model.base_model.compile(dynamic=True)  # rows differ in width
             put_on.callback(setattr, model.base_model, "_compiled_call_impl", None)
@@ -372,9 +375,13 @@ def _pad(model: Any) -> int:
 @contextmanager
 def _exact(device: torch.device) -> Iterator[None]:
     """Deterministic kernels on the CPU (on a GPU they are a decision of the recipe, at a price)."""
-    before = torch.are_deterministic_algorithms_enabled()
+    memory: Any = torch.utils.deterministic
+    before, filled = torch.are_deterministic_algorithms_enabled(), memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(before or device.type == "cpu")
+    # Nothing here reads memory that nothing has written, so filling each new tensor first would be for nothing.
+    memory.fill_uninitialized_memory = before and filled
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
+        memory.fill_uninitialized_memory = filled

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.training.block_attention import block_keywords
+
 
 class TargetLoss(nn.Module):
     """Sum of the cross-entropy over a batch's targets; the output head runs at no other place."""
@@ -29,7 +31,11 @@ class TargetLoss(nn.Module):
 def target_logits(model: Any, tokens_BT: Tensor, span_BT: Tensor, positions_BT: Tensor, source: Tensor) -> Tensor:
     """What a model says at the targets of a packed batch, (n, V) float32. Arguments as in Batch."""
     hidden_BTD = model.base_model(
-        input_ids=tokens_BT, attention_mask=visibility(span_BT), position_ids=positions_BT, use_cache=False
+        input_ids=tokens_BT,
+        attention_mask=visibility(span_BT),
+        position_ids=positions_BT,
+        use_cache=False,
+        **block_keywords(model, positions_BT),
     ).last_hidden_state
     hidden_nD = hidden_BTD.flatten(0, 1).index_select(0, source)
     logits_nV: Tensor = model.get_output_embeddings()(hidden_nD).float()
