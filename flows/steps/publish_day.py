@@ -18,10 +18,11 @@ from plumline.stage import load_params, say
 
 def publish_day(home: Path, made: Made) -> None:
     """Push features, build the Bento, write the day's snapshot, page and alerts. Call it inside a flow."""
-    push_features(str(home), made.entry.as_of)
+    features = push_features.submit(str(home), made.entry.as_of)  # nothing of the rest reads them
     if made.promoted:
         build_bento_of(str(home), made.entry.release_id)
     monitor_day(str(home), made.entry.release_id, made.entry.as_of)
+    features.result()
 
 
 @task(task_run_name="features", persist_result=False)
