@@ -36,6 +36,7 @@ def test_sets_behave_as_sets(example: tuple[int, set[int], set[int]]) -> None:
         assert np.flatnonzero(found.mask()).tolist() == sorted(members), name
         assert len(found) == len(members), name
         assert found.ranks.tolist() == [*(sum(m < n for m in members) for n in range(0, size, 8)), len(members)], name
+        assert found.before.tolist() == [sum(m < n for m in members) for n in range(size + 1)], name
         assert [position in found for position in range(size)] == [n in members for n in range(size)], name
 
 

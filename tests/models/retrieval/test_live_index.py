@@ -81,7 +81,10 @@ def answers(epoch: Epoch, model: Any, rule: str | None, width: int) -> tuple[Bea
         width=width,
         device="cpu",
     )
-    return beams, epoch.items_behind(beams.codes, allowed)
+    behind = epoch.items_behind(beams.codes, allowed)
+    assert epoch.items_behind(beams.codes, allowed, None, beams.leaves, beams.twins) == behind
+    assert (beams.twins is None) == (epoch.delta is None)
+    return beams, behind
 
 
 rows = st.fixed_dictionaries(
@@ -353,3 +356,16 @@ def test_rules_say_what_they_leave() -> None:
     line = epoch.explain(parse("price < 3 & price > 5"), at_ms=0, sets={})
     assert "price < 3 leaves 2 of 7 items" in line
     assert "leaves 0" in line
+
+
+def test_requests_of_one_rule_have_one_set_while_nothing_is_dead() -> None:
+    rows = {f"i{number}": {**row((number, 0, 0)), "price": float(number)} for number in range(3)}
+    epoch, rule = Epoch(segment(rows)), parse("price < 2")
+    first, second = (epoch.select(rule, at_ms=0, sets={}) for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert first.base is second.base
+    later = epoch.remove(["i0"]).select(rule, at_ms=0, sets={})
+    assert later is not None
+    assert later.base is not None
+    assert [len(one.base or ()) for one in (first, later)] == [2, 1]

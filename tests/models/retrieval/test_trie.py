@@ -32,10 +32,11 @@ def walk(index: Index, delta: Index | None, allowed: Allowed | None, logp: list[
 
 @pytest.mark.parametrize("filled", [0.0, 0.25, 2.0])
 @pytest.mark.parametrize("with_delta", [False, True])
-@pytest.mark.parametrize("with_rule", [False, True])
+@pytest.mark.parametrize(("with_rule", "small"), [(False, 0), (True, 0), (True, 1 << 15)])
 def test_paths_are_those_of_the_tables(
-    monkeypatch: pytest.MonkeyPatch, filled: float, with_delta: bool, with_rule: bool
+    monkeypatch: pytest.MonkeyPatch, filled: float, with_delta: bool, with_rule: bool, small: int
 ) -> None:
+    monkeypatch.setattr(module, "_SMALL", small)  # members counted before each eighth position, before each
     monkeypatch.setattr(module, "_FILLED", filled)  # every level dense, some, none
     for seed in range(20):
         generator = np.random.default_rng(seed)
