@@ -246,7 +246,7 @@ class Recommender:
         if lists is None:
             [hits] = retriever.retrieve([request], k=k, width=max(k, BEAM_WIDTH), choice=choice, allowed=[allowed])
         else:
-            [[found]] = lists.find([[request]], size=k, choice=choice, allowed=[[allowed]])
+            [[found]] = lists.find([[request]], size=k, choice=choice, allowed=[[allowed]], to_tell=True)
             hits = lists.rank(found, k, choice, self._teller)
         items, num_invalid = self._servable(hits, seen)
         short = len(items) < k

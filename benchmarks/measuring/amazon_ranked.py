@@ -22,7 +22,7 @@ from benchmarks.measuring.leave_one_out import LeaveOneOut, Query
 from models.memory.memory import Memory, MemoryParams
 from models.memory.memory import run as run_memory
 from models.ranking import lambdarank
-from models.ranking.candidates import COUNTED, CandidateParams, Candidates, Named, Visit, gather
+from models.ranking.candidates import COUNTED, CandidateParams, Candidates, Counted, Named, Visit, gather
 from models.ranking.features import FEATURES, features
 from models.ranking.frozen_ranker import Ranker
 from models.ranking.labels import Labels
@@ -94,7 +94,8 @@ class Desk:
             numbers = np.array([self.shelf.number_of(self.name_of[item]) for item, _ in hits], dtype=np.int64)
             kept = allowed[numbers]
             beams["beam"] = numbers[kept], np.array([score for _, score in hits])[kept]
-        found = gather(self.shelf, visit, lambda numbers: allowed[numbers], beams, self.params.candidates)
+        counted = Counted.of(self.shelf, visit, self.params.candidates)
+        found = gather(self.shelf, visit, counted, lambda numbers: allowed[numbers], beams, self.params.candidates)
         return found, features(self.shelf, visit, found, masked)
 
     def labels(self, rows: np.ndarray, hits: Hits | None) -> Labels:

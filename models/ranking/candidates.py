@@ -24,14 +24,15 @@ from plumline.stage import Params
 if TYPE_CHECKING:
     from models.ranking.shelf import Shelf
 
-_TABLES = {
+TABLES = {
     "next": "next",
     "together": "together",
     "text": "text",
     "fresh_next": "next_fresh",
     "fresh_text": "text_fresh",
 }
-COUNTED = ("own", *_TABLES, "popular", "fresh_popular")
+"""Sources that are tables of the memory → their names there."""
+COUNTED = ("own", *TABLES, "popular", "fresh_popular")
 """Sources that were counted: the memory's, and the user's own items."""
 SOURCES = (*COUNTED, "beam", "fresh_beam")
 
@@ -144,8 +145,33 @@ Named = tuple[np.ndarray, np.ndarray]
 """Numbers of items and their scores, best first."""
 
 
+@dataclass(frozen=True, eq=False)
+class Counted:
+    """What was counted beside the newest items of a history, which candidates and reasons are made of. items: (R,)
+    int64, those that the memory has, oldest first. weights: (R,). entries: of the tables of TABLES."""
+
+    items: np.ndarray
+    weights: np.ndarray
+    entries: Entries
+
+    @staticmethod
+    def of(shelf: Shelf, visit: Visit, params: CandidateParams) -> Counted:
+        """Look it up."""
+        recent, weights = visit.recent(params)
+        inside = recent < len(shelf.memory.item_ids)  # of items of the delta nothing was counted
+        items = recent[inside]
+        entries = Entries.of([shelf.memory.tables[table] for table in TABLES.values()], items)
+        return Counted(items, weights[inside], entries)
+
+
 def gather(
-    shelf: Shelf, visit: Visit, allows: Mask, beams: Mapping[str, Named], params: CandidateParams, size: int = 0
+    shelf: Shelf,
+    visit: Visit,
+    counted: Counted,
+    allows: Mask,
+    beams: Mapping[str, Named],
+    params: CandidateParams,
+    size: int = 0,
 ) -> Candidates:
     """The best allowed items of every source. beams: those of "beam" and "fresh_beam". size: of each source, at least
     params.size."""
@@ -158,11 +184,7 @@ def gather(
 
     found = dict(beams)
     found["own"] = best(*own_scores(visit, params.own_half_life_days), allows, size)
-    recent, weights = visit.recent(params)
-    inside = recent < len(shelf.memory.item_ids)  # of items of the delta nothing was counted
-    rows, weights = recent[inside], weights[inside]
-    entries = Entries.of([shelf.memory.tables[table] for table in _TABLES.values()], rows)
-    for source, (items, sums) in zip(_TABLES, entries.sums(weights), strict=True):
+    for source, (items, sums) in zip(TABLES, counted.entries.sums(counted.weights), strict=True):
         found[source] = best(items, sums, allows_fresh if source.startswith("fresh_") else allows, size)
     found["popular"] = _first(shelf.by_popularity, shelf.recent, allows, size)
     found["fresh_popular"] = _first(shelf.fresh(since), shelf.recent, allows, size)

@@ -45,9 +45,10 @@ def features(shelf: Shelf, visit: Visit, candidates: Candidates, unseen_only: bo
     """(n, F) float32 in the order of FEATURES. unseen_only: whether items of the history are not allowed."""
     items, size = candidates.items, len(candidates)
     found = np.full((len(FEATURES), size), np.nan, dtype=np.float32)  # a row a feature: whole rows are written and read
-    scores, at = candidates.scores.T, len(SOURCES) * len(_KINDS)
-    found[0:at:3] = scores
-    found[1:at:3] = scores / _largest(scores)
+    at = len(SOURCES) * len(_KINDS)
+    scores = found[0:at:3]
+    scores[:] = candidates.scores.T
+    np.divide(scores, _largest(scores), out=found[1:at:3])
     found[2:at:3] = candidates.places.T
     found[at : at + 4] = _use_of(visit, items)
     at += len(_USER_ITEM)

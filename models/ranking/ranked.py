@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from models.ranking.candidates import Candidates, Named, Visit, gather
+from models.ranking.candidates import Candidates, Counted, Named, Visit, gather
 from models.ranking.features import features
 from models.ranking.shelf import DAY_MS, Shelf
 from models.retrieval.retriever import Ask, Hit, Request, Retriever
@@ -34,12 +34,13 @@ _DIGITS = 3
 @dataclass(frozen=True)
 class Found:
     """The candidates of one request. beams: what the model itself would show, best first. unseen_only: whether nothing
-    of the history may come back."""
+    of the history may come back. counted: what reasons are told from, if it was kept."""
 
     visit: Visit
     candidates: Candidates
     beams: list[Hit]
     unseen_only: bool
+    counted: Counted | None = None
 
 
 @dataclass(frozen=True)
@@ -97,11 +98,13 @@ class RankedRetriever:
         size: int = 0,
         choice: Choice | None = None,
         allowed: Sequence[Sequence[Allowed | None]] | None = None,
+        to_tell: bool = False,
     ) -> list[list[Found]]:
         """Candidates of every request of every variant: variants[v][q] is who q asks under rule v.
 
         All variants of one request have its history and profile, so that one prompt is run for all of them. size: at
         least so many items of each source. choice: of the beams. allowed: what `Retriever.allowed` says, if known.
+        to_tell: keep what reasons are told from, hundreds of kilobytes a request.
         """
         params = self.ranker.candidates
         if allowed is None:
@@ -119,7 +122,8 @@ class RankedRetriever:
         for number, (requests, may) in enumerate(zip(variants, allowed, strict=True)):
             beams = hits[number]
             young = hits[len(variants) + number] if params.fresh_width else [[]] * len(requests)
-            found.append([self._gather(*one, size) for one in zip(requests, may, nows, beams, young, strict=True)])
+            rows = zip(requests, may, nows, beams, young, strict=True)
+            found.append([self._gather(*row, size, to_tell) for row in rows])
         return found
 
     def rank(self, found: Found, k: int, choice: Choice | None = None, teller: Teller | None = None) -> list[RankedHit]:
@@ -137,7 +141,8 @@ class RankedRetriever:
         told: list[tuple[Reason, ...]] = [()] * len(ids)
         if teller is not None:
             shares = judged.shares(rows)
-            told = teller.reasons(shelf, found.visit, candidates.items[rows], shares, sids, self.ranker.candidates)
+            counted = found.counted or Counted.of(shelf, found.visit, self.ranker.candidates)
+            told = teller.reasons(shelf, found.visit, counted, candidates.items[rows], shares, sids)
         return [RankedHit(*hit) for hit in zip(ids, judged.scores[rows].tolist(), sids, told, strict=True)]
 
     def rank_time(self, request: Request) -> int:
@@ -156,14 +161,22 @@ class RankedRetriever:
         return self.retriever.epoch.select(Fresh(ms), at_ms=now, sets={})
 
     def _gather(
-        self, request: Request, allowed: Allowed | None, now: int, beams: list[Hit], fresh: list[Hit], size: int
+        self,
+        request: Request,
+        allowed: Allowed | None,
+        now: int,
+        beams: list[Hit],
+        fresh: list[Hit],
+        size: int,
+        to_tell: bool,
     ) -> Found:
         visit = Visit.of(self.shelf, request.history, now, request.context_item)
         allows = self.shelf.mask(allowed)
         named = {"beam": self._named(beams), "fresh_beam": self._named(fresh)}
-        candidates = gather(self.shelf, visit, allows, named, self.ranker.candidates, size)
+        counted = Counted.of(self.shelf, visit, self.ranker.candidates)
+        candidates = gather(self.shelf, visit, counted, allows, named, self.ranker.candidates, size)
         unseen_only = bool(len(visit.items)) and not bool(allows(visit.items).any())
-        return Found(visit, candidates, beams, unseen_only)
+        return Found(visit, candidates, beams, unseen_only, counted if to_tell else None)
 
     def _named(self, hits: list[Hit]) -> Named:
         """Best first, also of a sample; every item of the index is on the shelf.

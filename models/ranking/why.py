@@ -7,15 +7,14 @@ source. What speaks against an item, and what is the same for all candidates, ha
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.memory.neighbours import Entries
-from models.ranking.candidates import SOURCES, CandidateParams, Candidates, Visit
+from models.ranking.candidates import SOURCES, TABLES, Candidates, Counted, Visit
 from models.ranking.features import FEATURES, group_of
 from models.ranking.shelf import DAY_MS
 
@@ -35,10 +34,12 @@ PARTS = {
     "fresh_beam": "model",
 }
 """Source → the part that people are told of."""
-_TABLES = {"next": ("next", "next_fresh"), "together": ("together",), "text": ("text", "text_fresh")}
 _DEMAND = {"popular": ("popular now", "in the catalogue"), "new": ("new and already popular", "new")}
 """What is said of an item that somebody took, and of one that nobody did."""
 _GOES_WITH = {"next": "often follows", "together": "often together with", "text": "like"}
+_CARRIED = tuple(_GOES_WITH)
+_CARRIED_BY = np.array([_CARRIED.index(PARTS[source]) for source in TABLES])
+"""Of each table the place of its part among those that items of the history carry."""
 _PARTS = tuple(dict.fromkeys(PARTS.values()))
 _PLACE = {part: place for place, part in enumerate(_PARTS)}
 _OF_GROUP = {**PARTS, "item": "popular", "sid": "model"}  # what is said of the user is the same for all candidates
@@ -75,14 +76,13 @@ class Teller:
         self,
         shelf: Shelf,
         visit: Visit,
+        counted: Counted,
         numbers: np.ndarray,
         shares: Sequence[Mapping[str, float]],
         codes: Sequence[Sequence[int]],
-        params: CandidateParams,
     ) -> list[tuple[Reason, ...]]:
         """Of each of some items, the largest share first. numbers: (n,) of items; shares, codes (SIDs): n of them."""
-        recent, decay = visit.recent(params)
-        carried = _carried(shelf, recent, decay, numbers, {part for one in shares for part in one})
+        carried = _carried(counted, numbers)
         told = []
         for place, (number, parts, sid) in enumerate(zip(numbers.tolist(), shares, codes, strict=True)):
             reasons = []
@@ -114,35 +114,27 @@ class Teller:
             named = (self.prefix_words.get(" ".join(map(str, codes[:level]))) for level in (2, 1))
             words = next((words for words in named if words), "")
             return f"model: {words}" if words else "model"
-        if part not in _TABLES:
+        if part not in _GOES_WITH:
             demanded, other = _DEMAND[part]
             return demanded if shelf.recent[number] > 0 else other
         return f"{_GOES_WITH[part]} {self.titles.get(items[0]) or items[0]}"
 
 
-def _carried(
-    shelf: Shelf, recent: np.ndarray, decay: np.ndarray, numbers: np.ndarray, parts: Collection[str]
-) -> dict[str, list[list[int]]]:
-    """Counted part → for each of the items the two recent ones that gave it the most, of equal ones the older first."""
-    inside = np.flatnonzero(recent < len(shelf.memory.item_ids))
-    rows, names = recent[inside], recent[inside].tolist()
-    told = [part for part in _TABLES if part in parts]
-    if not told:
-        return {}
-    of_part = [(number, name) for number, part in enumerate(told) for name in _TABLES[part]]
-    entries = Entries.of([shelf.memory.tables[name] for _, name in of_part], rows)
-    table, row, which, values = entries.of_items(numbers)
-    shape = (len(told), len(numbers), len(rows))
-    cell = (np.array([number for number, _ in of_part])[table] * shape[1] + which) * shape[2] + row
-    weights = np.bincount(cell, weights=values, minlength=math.prod(shape)).reshape(shape) * decay[inside]
+def _carried(counted: Counted, numbers: np.ndarray) -> dict[str, list[list[int]]]:
+    """Part → for each of the items the two recent ones that gave it the most, of equal ones the older first."""
+    table, row, which, values = counted.entries.of_items(numbers)
+    shape = (len(_CARRIED), len(numbers), len(counted.items))
+    cell = (_CARRIED_BY[table] * shape[1] + which) * shape[2] + row
+    weights = np.bincount(cell, weights=values, minlength=math.prod(shape)).reshape(shape) * counted.weights
     order = np.argsort(-weights, kind="stable").tolist()
     counts = (weights > 0).sum(axis=-1).tolist()
+    names = counted.items.tolist()
     return {
         part: [
             _first_two(names[place] for place in places[:count])
             for places, count in zip(order[number], counts[number], strict=True)
         ]
-        for number, part in enumerate(told)
+        for number, part in enumerate(_CARRIED)
     }
 
 

@@ -126,7 +126,8 @@ class Batched:
         self.rank = lists.rank
         self._lists, self._noted, self._found = lists, [], None
 
-    def find(self, variants: Any, *, size: int, choice: Choice | None, allowed: Any) -> Any:
+    def find(self, variants: Any, *, size: int, choice: Choice | None, allowed: Any, to_tell: bool) -> Any:
+        assert to_tell
         if self._found is None:
             self._noted.append((variants[0][0], allowed[0][0]))
             raise Noted
@@ -136,7 +137,8 @@ class Batched:
 
     def search(self, size: int, choice: Choice | None) -> None:
         requests, allowed = [one for one, _ in self._noted], [one for _, one in self._noted]
-        found = self._lists.find([requests], size=size, choice=choice, allowed=[allowed])[0] if requests else []
+        about = {"size": size, "choice": choice, "allowed": [allowed], "to_tell": True}
+        found = self._lists.find([requests], **about)[0] if requests else []
         self._found = iter(zip(requests, found, strict=True))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.ranking.candidates import COUNTED, SOURCES, CandidateParams, Candidates, Visit, gather, own_scores
+from models.ranking.candidates import COUNTED, SOURCES, CandidateParams, Candidates, Counted, Visit, gather, own_scores
 from models.ranking.shelf import DAY_MS, Shelf
 
 IDS = list("abcdefg")
@@ -52,7 +52,8 @@ def told(shelf: Shelf, candidates: Candidates, source: str, what: str = "scores"
 def found(shelf: Shelf, asked: Visit, mask: Any = None, beams: Any = None, size: int = 0) -> Candidates:
     none = (np.zeros(0, np.int64), np.zeros(0))
     named = {"beam": none, "fresh_beam": none} | (beams or {})
-    return gather(shelf, asked, mask or everything(shelf), named, PARAMS, size)
+    counted = Counted.of(shelf, asked, PARAMS)
+    return gather(shelf, asked, counted, mask or everything(shelf), named, PARAMS, size)
 
 
 def test_a_visit_knows_items_of_the_shelf_alone(shelf: Shelf, end_ms: int) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.ranking.candidates import SOURCES, CandidateParams, Candidates, Visit
+from models.ranking.candidates import SOURCES, CandidateParams, Candidates, Counted, Visit
 from models.ranking.features import FEATURES
 from models.ranking.shelf import DAY_MS, Shelf
 from models.ranking.why import PARTS, Reason, Teller, fusion_shares, shares
@@ -99,7 +99,9 @@ def tell(
     now = shelf.memory.end_ms + DAY_MS // 2
     visit = Visit.of(shelf, [(one, now - int(days * DAY_MS) if days else 0) for one, days in history], now, context)
     number = shelf.number_of(item)
-    [told] = Teller(TITLES, WORDS, "bought").reasons(shelf, visit, np.array([number]), [parts], [(1, 2, 3)], PARAMS)
+    [told] = Teller(TITLES, WORDS, "bought").reasons(
+        shelf, visit, Counted.of(shelf, visit, PARAMS), np.array([number]), [parts], [(1, 2, 3)]
+    )
     return told
 
 
@@ -160,7 +162,9 @@ def test_the_model_s_words_are_those_of_the_longest_prefix_that_has_some(
     shelf: Shelf, codes: tuple[int, ...], words: str
 ) -> None:
     visit = Visit.of(shelf, [], shelf.memory.end_ms)
-    [[told]] = Teller(TITLES, WORDS).reasons(shelf, visit, np.array([3]), [{"model": 1.0}], [codes], PARAMS)
+    [[told]] = Teller(TITLES, WORDS).reasons(
+        shelf, visit, Counted.of(shelf, visit, PARAMS), np.array([3]), [{"model": 1.0}], [codes]
+    )
     assert told == Reason("model", 1.0, (), words)
 
 
@@ -168,13 +172,14 @@ def test_many_items_are_told_what_each_is_alone(shelf: Shelf) -> None:
     now = shelf.memory.end_ms
     visit = Visit.of(shelf, [("a", 5), ("b", now - DAY_MS), ("c", now - 5)], now)
     parts: list[dict[str, float]] = [{"next": 0.5, "text": 0.5}, {"next": 1.0}, {"own": 1.0}]
+    counted = Counted.of(shelf, visit, PARAMS)
     teller, codes = Teller(TITLES, WORDS), [(1, 2, 0), (2, 2, 2), (0, 0, 0)]
     numbers = np.array([4, 3, 1])
-    together = teller.reasons(shelf, visit, numbers, parts, codes, PARAMS)
+    together = teller.reasons(shelf, visit, counted, numbers, parts, codes)
     for place in range(3):
         some = slice(place, place + 1)
-        assert teller.reasons(shelf, visit, numbers[some], parts[some], codes[some], PARAMS) == together[some]
-    assert teller.reasons(shelf, visit, numbers[:0], [], [], PARAMS) == []
+        assert teller.reasons(shelf, visit, counted, numbers[some], parts[some], codes[some]) == together[some]
+    assert teller.reasons(shelf, visit, counted, numbers[:0], [], []) == []
 
 
 def test_every_source_speaks_for_a_part_that_can_be_told() -> None:
