@@ -77,6 +77,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "histories": {"eval_days": EVAL_DAYS},
     "ranker": {"max_queries": 500, "leave_one_out_queries": 0},
     **QUICK_STEPS,
+    "quantizer": {},  # the recipe's: of few steps hardly half of the codes are in use, which the stage refuses
 }
 _STEP = 20  # items by which each source is asked for more
 _MOST = 1000

@@ -24,12 +24,15 @@ def test_the_quickest_round_is_of_each_case() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_world_is_made_and_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "CANDIDATES", 40)
     monkeypatch.setattr(bench, "REQUESTS", 9)
+    for stage, steps in (("cpt", 5), ("sft", 10)):
+        monkeypatch.setitem(bench.CHANGES, stage, {"steps": steps})
     bench.make_world(tmp_path / "world", Shape(users=300, items=150, events_per_user=30.0))
     row = bench.measure("world", tmp_path / "world" / "artifacts", quick=True)
-    assert row["items"] == 150
+    assert 100 < row["items"] <= 150  # some are published later
     ranking, request = row["ranking"], row["request"]
     assert (ranking["candidates"], ranking["requests"], request["requests"]) == (40, 3, 3)
     assert max(ranking["largest_difference"].values()) < 1e-9
