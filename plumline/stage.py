@@ -84,6 +84,12 @@ def load_params(recipe: Path, section: str, kind: type[P]) -> P:
         ) from None
 
 
+def params_kind(run: Callable[..., None]) -> type[Params]:
+    """The class of a stage's parameters."""
+    kind: type[Params] = inspect.signature(run, eval_str=True).parameters["params"].annotation
+    return kind
+
+
 @cache
 def import_closure(module: str) -> tuple[str, ...]:
     """Source files (relative to the code root, sorted) of our own that a module can reach by imports, lazy ones too.
@@ -149,8 +155,9 @@ def git_sha() -> str:
 
 
 def say(text: str) -> None:
-    """Talk to the person: stderr, one line."""
-    print(text, file=sys.stderr, flush=True)
+    """Talk to the person: stderr, one line, in one piece, whatever other processes write there at the same time."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 def main(
@@ -177,7 +184,6 @@ def main(
 
 def _run_stage(run: Callable[..., None], section: str, argv: Sequence[str] | None) -> None:
     signature = inspect.signature(run, eval_str=True)
-    params_kind = signature.parameters["params"].annotation
     arguments = {name: p.annotation for name, p in signature.parameters.items() if name not in ("params", "out")}
     parser = argparse.ArgumentParser(
         prog=f"python -m {_module_name(run)}", description=inspect.getdoc(sys.modules[run.__module__])
@@ -188,7 +194,7 @@ def _run_stage(run: Callable[..., None], section: str, argv: Sequence[str] | Non
         parser.add_argument(f"--{name.replace('_', '-')}", dest=name, type=_parser(kind), required=True)
     values = vars(parser.parse_args(argv))
 
-    params = load_params(values.pop("params"), section, params_kind)
+    params = load_params(values.pop("params"), section, params_kind(run))
     out: Path = values.pop("out")
     inputs = {name: value for name, value in values.items() if _is_path(arguments[name])}
     for name, path in inputs.items():

@@ -16,7 +16,7 @@ import httpx
 
 from plumline.errors import PlumlineError
 from plumline.settings import child_environment
-from plumline.stage import say
+from plumline.stage import die_with_parent, say
 from serving.deploy import free_port
 
 _START_TIMEOUT_S = 180.0
@@ -87,6 +87,8 @@ def _own_server(home: Path) -> Iterator[str]:
             stdout=log,
             stderr=log,
             stdin=subprocess.DEVNULL,
+            preexec_fn=die_with_parent,
+            process_group=0,  # Ctrl-C is for the flow, which has yet to tell its server how it ended
         )
     try:
         _wait_until_ready(process, url, log_path)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from flows.steps.graph import read_graph, read_params
+from flows.steps.recipe import check_recipe
 from plumline import artifact
 from plumline.errors import PlumlineError
-from plumline.stage import CODE_ROOT, read_recipe
+from plumline.stage import CODE_ROOT
 
 # Held back for a reason: outside these a component breaks in silence (pyproject.toml says how).
 _PINS = {
@@ -99,7 +100,7 @@ def _release_day(folder: Path) -> str:
 
 def _recipe(home: Path) -> str:
     path = read_params(home)["recipe"]
-    return f"{path}: {len(read_recipe(home / path))} sections; code in {CODE_ROOT}"
+    return f"{path}: {len(check_recipe(home / path, read_graph(home)))} sections; code in {CODE_ROOT}"
 
 
 def _try(name: str, look: Callable[[], str]) -> Finding:

@@ -15,10 +15,11 @@ from prefect.artifacts import create_table_artifact
 from flows.steps.foresight import foresee
 from flows.steps.graph import graph_version, read_graph, read_params, upstream
 from flows.steps.promotion import promote
+from flows.steps.recipe import check_recipe
 from flows.steps.registry import Entry, Registry
 from flows.steps.runs import record_run
 from flows.steps.stages import run_stages, workspace_lock
-from flows.steps.verdicts import judge_release, read_gate
+from flows.steps.verdicts import judge_release
 from plumline import artifact
 from plumline.errors import RefusedError
 from plumline.stage import say
@@ -61,7 +62,7 @@ def produce(home: Path, *, as_of: date, base: str, previous: str, kind: str, ane
         if known is not None:
             registry.restore(known.release_id)
             return _judge_and_promote(home, known, fresh=False)
-        read_gate(home)  # a limit that is none is said now, not after the training
+        check_recipe(home / read_params(home)["recipe"], graph)
         for release_id in filter(None, (base, previous)):
             registry.restore(release_id)
         began = time.time()

@@ -31,6 +31,8 @@ PARALLEL = ("cpt", "sft")
 LONG = (*PARALLEL, "rivals")
 """Stages that take minutes: none begins before all is there that one of them needs, and all has been looked at that
 might stop a run."""
+STOP_S = 0.3
+"""Seconds after which a stage that waits sees that its flow was stopped."""
 
 
 class StageFailed(PlumlineError):  # noqa: N818  a state, named as Prefect names it
@@ -63,13 +65,18 @@ def _was_killed(task: Any, run: Any, state: Any) -> bool:
 @task(
     task_run_name="{name}", retries=2, retry_delay_seconds=[2, 20], retry_condition_fn=_was_killed, persist_result=False
 )
-def run_stage(name: str, argv: list[str], home: str) -> Finished:
-    """Run one stage. Raises RefusedError (exit 2), StageFailed (exit 1) or StageKilled with the stage's last word."""
-    return execute(name, argv, Path(home))
+def run_stage(name: str, argv: list[str], home: str, stop: threading.Event) -> Finished:
+    """Run one stage. Raises RefusedError (exit 2), StageFailed (exit 1) or StageKilled with the stage's last word.
+
+    stop: once set, the stage is ended and not tried again.
+    """
+    return execute(name, argv, Path(home), stop)
 
 
-def execute(name: str, argv: list[str], home: Path) -> Finished:
+def execute(name: str, argv: list[str], home: Path, stop: threading.Event) -> Finished:
     """`run_stage` without Prefect."""
+    if stop.is_set():
+        raise StageFailed(f"{name}: stopped with its flow")
     began = time.perf_counter()
     log_path = home / "artifacts" / "logs" / f"{name}.log"
     log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,20 +95,19 @@ def execute(name: str, argv: list[str], home: Path) -> Finished:
         assert process.stdout is not None
         tail = _Tee(process.stdout, log)
         try:
-            code = process.wait(timeout=get_settings().stage_timeout_s)
+            code = _wait(process, get_settings().stage_timeout_s, stop)
         except subprocess.TimeoutExpired:
-            process.kill()
             raise StageFailed(
                 f"{name}: not done after {get_settings().stage_timeout_s} s (PLUMLINE_STAGE_TIMEOUT_S); see {log_path}"
             ) from None
-        except BaseException:
-            process.kill()
-            raise
         finally:
+            process.kill()
             process.wait()
             tail.join()
     seconds = time.perf_counter() - began
     last = tail.last_line()
+    if stop.is_set() and code != 0:
+        raise StageFailed(f"{name}: stopped with its flow; see {log_path}")
     if code < 0:
         raise StageKilled(f"{name}: ended by {signal.Signals(-code).name}; see {log_path}")
     if code == 2:
@@ -109,6 +115,22 @@ def execute(name: str, argv: list[str], home: Path) -> Finished:
     if code != 0:
         raise StageFailed(f"{last or name}; see {log_path}")
     return Finished(name, seconds, skipped="already done" in last)
+
+
+def _wait(process: subprocess.Popen[bytes], seconds: float, stop: threading.Event) -> int:
+    """The exit code of a process; it is killed at `stop`. Raises TimeoutExpired after so many seconds.
+
+    A signal reaches the flow's first thread alone, and this runs in another: it has to look.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return process.wait(timeout=min(STOP_S, max(0.0, deadline - time.monotonic())))
+        except subprocess.TimeoutExpired:
+            if stop.is_set():
+                process.kill()
+            elif time.monotonic() >= deadline:
+                raise
 
 
 def run_stages(
@@ -123,6 +145,7 @@ def run_stages(
     A process takes half of the cores (PLUMLINE_THREADS), so two run at a time; of those that could, the one that most
     others wait for. after: stage → what is called when it is finished. Once a stage or one of these calls has failed,
     nothing begins any more; what is at work is finished, for the next run to find, and the first error is raised.
+    Ctrl-C or SIGTERM to the flow ends what is at work.
     """
     after, limit = after or {}, min(2, num_cores())
     all_needs = needs(graph)
@@ -131,27 +154,34 @@ def run_stages(
     for name in long:
         waiting[name] |= ((set[str]().union(*(all_needs[one] for one in long)) - long) | after.keys()) & set(names)
     order = sorted(names, key=lambda name: -_num_behind(name, waiting))
+    commands = {name: launched(name, graph[name].argv(sys.executable, values)) for name in names}
     at_work: dict[PrefectFuture[Finished], str] = {}
     ended: queue.SimpleQueue[PrefectFuture[Finished]] = queue.SimpleQueue()
     finished: dict[str, Finished] = {}
     error: Exception | None = None
-    while waiting or at_work:
-        ready = [name for name in order if name in waiting and waiting[name] <= finished.keys()]
-        for name in ready[: limit - len(at_work)] if error is None else ():
-            del waiting[name]
-            future = run_stage.submit(name, launched(name, graph[name].argv(sys.executable, values)), str(home))
-            at_work[future] = name
-            future.add_done_callback(ended.put)
-        if not at_work:
-            break
-        future = ended.get()
-        name = at_work.pop(future)
-        try:
-            finished[name] = future.result()
-            if name in after:
-                after[name]()
-        except Exception as failure:
-            error = error or failure
+    stop = threading.Event()
+    try:
+        while waiting or at_work:
+            ready = [name for name in order if name in waiting and waiting[name] <= finished.keys()]
+            for name in ready[: limit - len(at_work)] if error is None else ():
+                del waiting[name]
+                future = run_stage.submit(name, commands[name], str(home), stop)
+                at_work[future] = name
+                future.add_done_callback(ended.put)
+            if not at_work:
+                break
+            future = ended.get()
+            name = at_work.pop(future)
+            try:
+                finished[name] = future.result()
+                if name in after:
+                    after[name]()
+            except Exception as failure:
+                error = error or failure
+    finally:  # an interruption has left stages at work; the right to write artifacts/ is given up when they are gone
+        stop.set()
+        for future in at_work:
+            future.wait()
     if error is not None:
         raise error
     return [finished[name] for name in names]

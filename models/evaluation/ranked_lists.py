@@ -36,10 +36,10 @@ class Ranked:
                 }
                 for method in names
             }
-        except KeyError as missing:
+        except KeyError:
             raise InputError(
-                f"no list for {missing}: max_queries and leave_one_out_queries of the recipe's section rivals must be "
-                "at least those of its section ranker"
+                f"{task}: some of the requests that the ranker answered have no list of a rival; set max_queries and "
+                "leave_one_out_queries of the recipe's section rivals to those of its section ranker or more"
             ) from None
         return Ranked(tasks, lists)
 

@@ -48,3 +48,12 @@ def test_what_is_not_installed_is_bad(home: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(metadata, "version", absent)
     assert found(home, "torch").line() == "BAD  torch: not installed; make setup"
+
+
+def test_a_recipe_with_a_setting_that_is_none_is_bad(home: Path) -> None:
+    assert found(home, "recipe").passed
+    path = home / "recipes" / "cpu_tiny.yaml"
+    path.write_text(path.read_text().replace("sft:\n", "sft:\n  stepps: 3\n"))
+    finding = found(home, "recipe")
+    assert not finding.passed
+    assert "sft.stepps" in finding.found

@@ -1,29 +1,36 @@
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent import futures
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from flows.steps import stages
 from flows.steps.graph import Stage
 from flows.steps.stages import (
     Finished,
     StageFailed,
     StageKilled,
-    execute,
     launched,
     run_stage,
     run_stages,
     workspace_lock,
 )
-from plumline.errors import RefusedError
+from plumline.errors import InputError, RefusedError
 from plumline.settings import get_settings
 
 
 def python(code):
     return [sys.executable, "-c", code]
+
+
+def execute(name, argv, home, stop=None):
+    return stages.execute(name, argv, home, stop or threading.Event())
 
 
 def test_a_stage_s_output_is_shown_kept_and_timed(tmp_path, capsys):
@@ -57,8 +64,8 @@ def test_a_stage_that_hangs_is_ended(tmp_path, monkeypatch):
 def test_a_stage_dies_with_its_flow(tmp_path, root):
     child = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
     code = (
-        "import sys; from pathlib import Path; from flows.steps.stages import execute; "
-        f"execute('toy', [sys.executable, '-c', {child!r}], Path('.'))"
+        "import sys, threading; from pathlib import Path; from flows.steps.stages import execute; "
+        f"execute('toy', [sys.executable, '-c', {child!r}], Path('.'), threading.Event())"
     )
     environment = {**os.environ, "PYTHONPATH": str(root)}
     flow = subprocess.Popen(
@@ -149,6 +156,14 @@ def graph_of(needed):
     return {name: Stage(name, f"python -m {name}", tuple(deps), (name,)) for name, deps in needed.items()}
 
 
+class Submitted:
+    """A future with the words of Prefect's."""
+
+    def __init__(self, future: Future):
+        self.result, self.add_done_callback = future.result, lambda call: future.add_done_callback(lambda _: call(self))
+        self.wait = lambda: futures.wait([future])
+
+
 class Ran(list):
     """What happened, in order. seconds, errors: of stages that take longer, and of those that fail. Stands for a task:
     `submit` is all that is used of one."""
@@ -157,8 +172,8 @@ class Ran(list):
         super().__init__()
         self.threads, self.seconds, self.errors = threads, {}, {}
 
-    def submit(self, name, argv, home):
-        return self.threads.submit(self.stage, name)
+    def submit(self, name, argv, home, stop):
+        return Submitted(self.threads.submit(self.stage, name))
 
     def stage(self, name):
         self.append(f"{name}+")
@@ -227,3 +242,80 @@ def test_what_looks_at_an_artifact_is_called_when_it_is_finished_and_may_stop_th
     with pytest.raises(RefusedError, match="no"):
         run_stages(graph, ["a", "b", "c", "cpt"], {}, tmp_path, {"b": stop, "other": stop})
     assert ran == ["a+", "a-", "b+", "b-", "look"]
+
+
+def test_a_stage_whose_flow_was_stopped_is_ended_and_not_tried_again(tmp_path):
+    stop = threading.Event()
+    threading.Timer(1.0, stop.set).start()
+    began = time.monotonic()
+    with pytest.raises(StageFailed, match="stopped with its flow"):
+        execute("toy", python("import time; time.sleep(120)"), tmp_path, stop)
+    assert time.monotonic() - began < 20
+    with pytest.raises(StageFailed, match="stopped with its flow"):  # nor is one begun after that
+        execute("toy", python("open('ran', 'w')"), tmp_path, stop)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(("number", "whom"), [(signal.SIGTERM, os.kill), (signal.SIGINT, os.killpg)])
+def test_a_signal_ends_a_flow_and_all_it_started(tmp_path, root, number, whom):
+    """Ctrl-C in a terminal reaches the stages as well, and what a signal ended is tried again, else."""
+    (tmp_path / "long.py").write_text("import time; print('began', flush=True); time.sleep(120)")
+    code = """
+import signal
+from pathlib import Path
+from flows.clock.server import prefect_server
+from flows.steps.graph import Stage
+signal.signal(signal.SIGINT, signal.default_int_handler)
+graph = {name: Stage(name, "python long.py", (), (name,)) for name in ("a", "b", "c")}
+with prefect_server(Path(".")):
+    from prefect import flow
+    from flows.steps.stages import run_stages
+    flow(lambda: run_stages(graph, list(graph), {}, Path(".")), name="toy", persist_result=False)()
+"""
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", code]
+    said = tmp_path / "said.txt"
+    at_work = min(2, stages.num_cores())
+    with said.open("w") as file:
+        flow = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=file, start_new_session=True)
+        try:
+            assert _soon(lambda: said.read_text().splitlines().count("began") == at_work, 120), said.read_text()
+            began = time.monotonic()
+            whom(flow.pid, number)
+            assert flow.wait(timeout=60) != 0
+            assert time.monotonic() - began < 30
+            assert _soon(lambda: not _session(flow.pid), 10)
+            assert said.read_text().splitlines().count("began") == at_work  # none was begun or tried again
+        finally:
+            for pid in _session(flow.pid):
+                os.kill(pid, signal.SIGKILL)
+            flow.wait()
+
+
+def _session(number):
+    """Ids of the processes that were started in a session."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, session, *_ = path.read_text().rsplit(")", 1)[1].split()
+        except OSError:  # it has ended meanwhile
+            continue
+        found += [int(path.parent.name)] if session == str(number) and state != "Z" else []
+    return found
+
+
+def _soon(holds, seconds):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def test_a_template_that_nothing_fills_is_told_before_anything_runs(tmp_path, ran):
+    graph = graph_of({"a": "", "b": "a"})
+    graph["b"] = Stage("b", "python -m b ${nothing}", ("a",), ("b",))
+    with pytest.raises(InputError, match="nothing"):
+        run_stages(graph, ["a", "b"], {}, tmp_path)
+    assert ran == []

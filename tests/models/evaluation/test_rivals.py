@@ -73,7 +73,7 @@ def test_fewer_requests_than_the_ranker_are_refused(
 ) -> None:
     lists = read_lists(rank(tmp_path / "ranker")) | read_lists(list_rivals(tmp_path / "few", max_queries=3))
     queries = read_sample(world.histories, 10**6, 17)
-    with pytest.raises(InputError, match="section rivals must be at least those of its section ranker"):
+    with pytest.raises(InputError, match="section rivals to those of its section ranker or more"):
         Ranked.of(NEXT_DAY, queries, lists)
     found = Ranked.of(NEXT_DAY, read_sample(world.histories, 3, 17), lists)
     assert list(found.lists) == [*METHODS, *SIMPLE, "sasrec"]
