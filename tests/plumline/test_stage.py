@@ -1,5 +1,6 @@
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -149,3 +150,14 @@ def test_params_are_frozen_and_typed(tmp_path):
 def test_seeds_are_the_same_everywhere():
     assert hash_seed("a", 1) == hash_seed("a", 1) != hash_seed("a", 2)
     assert 0 <= hash_seed("x") < 1 << 63
+
+
+def test_a_line_is_written_in_one_piece(root):
+    """Two processes that refuse the same at the same time wrote `line line` and then two ends of a line."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)  # what is received is what one call wrote
+    with ours, theirs:
+        ours.settimeout(60)
+        environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONUNBUFFERED": "1"}
+        code = "from plumline.stage import say; say('a line'); say('another')"
+        subprocess.run([sys.executable, "-c", code], env=environment, stderr=theirs.fileno(), check=True)
+        assert [ours.recv(99), ours.recv(99)] == [b"a line\n", b"another\n"]
