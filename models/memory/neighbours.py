@@ -173,10 +173,25 @@ def _best(block: Any, k: int, allowed: np.ndarray | None) -> tuple[np.ndarray, n
     if allowed is not None:
         kept &= allowed[item]
     row, item, weight = row[kept], item[kept], weight[kept]
-    order = np.lexsort((item, -weight, row))
+    order = _order(row, item, weight)
     row, item, weight = row[order], item[order], weight[order]
     first = place_in_row(row, block.shape[0]) < k
     return row[first], item[first], weight[first]
+
+
+def _order(row: np.ndarray, item: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """np.lexsort((item, -weight, row)) in a fraction of its time, as two sorts of one number each.
+
+    row, item: below 2^31. weight: float32 above zero, whose bits ascend as it does.
+    """
+    key = (row.astype(np.int64) << 32) | (0xFFFFFFFF - weight.view(np.uint32).astype(np.int64))
+    order = np.argsort(key)
+    key = key[order]
+    new = np.concatenate([[True], key[1:] != key[:-1]])
+    places = np.flatnonzero(~new | ~np.append(new[1:], True))  # of equals
+    ties = order[places]
+    order[places] = ties[np.argsort((np.cumsum(new)[places] << 32) | item[ties])]
+    return order
 
 
 def _map(path: Path) -> np.ndarray:

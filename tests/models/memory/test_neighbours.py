@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from models.memory.neighbours import Entries, Neighbours, row_blocks
+from models.memory.neighbours import Entries, Neighbours, _order, row_blocks
 from plumline.errors import CorruptArtifactError
 
 WEIGHTS = st.sampled_from([0.0, 0.0, 0.0, 1.0, 2.0, 2.5])
@@ -112,3 +112,12 @@ def test_saved_arrays_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x_items.npy").write_bytes(b"torn")
     with pytest.raises(CorruptArtifactError, match="unreadable npy"):
         Neighbours.load(tmp_path, "x")
+
+
+@pytest.mark.parametrize("num_weights", [1, 3, 10_000])
+def test_equal_weights_stand_in_the_order_of_their_items(num_weights: int) -> None:
+    rng = np.random.default_rng(num_weights)
+    row = np.sort(rng.integers(0, 50, 5_000)).astype(np.int32)
+    item = rng.permutation(2**31 - 1 - np.arange(5_000)).astype(np.int32)
+    weight = (rng.integers(1, num_weights + 1, 5_000) / 7).astype(np.float32)
+    assert np.array_equal(_order(row, item, weight), np.lexsort((item, -weight, row)))
