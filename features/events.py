@@ -147,10 +147,19 @@ def _reactions(traffic: pa.Table) -> pa.Table:
             "item_id": pa.array(items, pa.string()),
             "timestamp": rows.column("timestamp"),
             "action": rows.column("action"),
+            "watch_ratio": pa.array(_watch_ratios(rows), pa.float64()),
+            "watch_time_s": rows.column("watch_time_s"),
+            "rating": rows.column("rating"),
             "surface": pa.repeat("plumline", rows.num_rows),
             "session_id": rows.column("request_id"),
         }
     )
+
+
+def _watch_ratios(reactions: pa.Table) -> list[float | None]:
+    """Until 0.2 a reaction's watch ratio stood where an answer has its scores."""
+    told, scores = reactions.column("watch_ratio").to_pylist(), reactions.column("scores").to_pylist()
+    return [one if one is not None or not old else old[0] for one, old in zip(told, scores, strict=True)]
 
 
 def _known_items(landing: Path) -> pa.Array:

@@ -8,18 +8,19 @@
                 --catalog artifacts/catalog --as-of 2011-10-31 --out artifacts/histories
 
 An event counts as interest if its action is a positive one, it was watched enough, and its quantity is not below zero
-(a cancellation). Several lines of one user, item and instant are one step. Ties in time are ordered by event_id, which
-is a hash where the source has none: the order of ids in a file never reaches the model.
+(a cancellation). What its reward says is worth nothing stands in histories, but is nothing that anybody is asked for.
+Several lines of one user, item and instant are one step. Ties in time are ordered by event_id, which is a hash where
+the source has none: the order of ids in a file never reaches the model.
 
 The tables are made in ibis and run on DuckDB; no other engine can be chosen. The forms are some that Spark would know
 too (a struct that is collected, then sorted: `collect(order_by=…)` does not exist there), which no test shows.
 """
 
 import ast
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -40,6 +41,10 @@ if TYPE_CHECKING:
     import ibis.expr.types as ir
 
 
+ACTION_WORTH = dict.fromkeys(("dislike", "hide", "not_interested", "refund", "remove", "report", "return", "skip"), 0.0)
+"""Actions that say no, whoever logs them, unless a recipe says otherwise."""
+
+
 class HistoriesParams(Params):
     """What counts as interest, and how much of it is kept."""
 
@@ -50,7 +55,10 @@ class HistoriesParams(Params):
     max_events: int = Field(default=200, ge=1)
     """Newest events kept of a user."""
     positive_actions: tuple[str, ...] = ()
-    """Actions that show interest; empty: every action does."""
+    """Actions that show interest; empty: every action does that `action_worth` does not rule out."""
+    action_worth: Mapping[str, Annotated[float, Field(allow_inf_nan=False)]] = ACTION_WORTH
+    """Action → factor of the reward; 1 for an action that is not named. At 0 or below the event shows no interest: it
+    is no target, nothing that is counted, and stands in no history."""
     min_watch_ratio: float | None = None
     """Smallest watch ratio that shows interest (an event without one shows none); empty: not looked at."""
     reward: str = "1.0"
@@ -132,11 +140,18 @@ def _steps(params: HistoriesParams, snapshot: EventSnapshot, as_of: date) -> "ir
     table = table.append_column("micros", table.column("timestamp").cast(pa.int64())).drop_columns(["timestamp"])
     events = ibis.memtable(table)
     events = events.filter(events.quantity.isnull() | (events.quantity > 0))
+    refused = [action for action, worth in params.action_worth.items() if worth <= 0]
+    if refused:
+        events = events.filter(events.action.isnull() | events.action.notin(refused))
     if params.positive_actions:
         events = events.filter(events.action.isin(list(params.positive_actions)))
     if params.min_watch_ratio is not None:
         events = events.filter(events.watch_ratio >= params.min_watch_ratio)
-    events = events.mutate(reward=parse_reward(params.reward, events))
+    reward = parse_reward(params.reward, events)
+    worth = {action: worth for action, worth in params.action_worth.items() if worth > 0 and worth != 1}
+    if worth:
+        reward = reward * events.action.cases(*worth.items(), else_=1.0)
+    events = events.mutate(reward=reward)
     return events.group_by("user_id", "item_id", "micros", "day").agg(
         event_id=events.event_id.min(),
         action=events.action.min(),
@@ -176,7 +191,7 @@ def _queries(steps: "ir.Table", live: "ir.Table", after: date, last: date, max_e
     import ibis
     from ibis import _
 
-    held_out = steps.filter((steps.day > after) & (steps.day <= last)).semi_join(live, "item_id")
+    held_out = steps.filter((steps.day > after) & (steps.day <= last) & (steps.reward > 0)).semi_join(live, "item_id")
     held_out = held_out.group_by("user_id", "day", "item_id").agg(reward=_.reward.max())
     taken = held_out.mutate(step=ibis.struct({"item": _.item_id, "reward": _.reward.cast("float32")}))
     targets = taken.group_by("user_id", "day").agg(steps=_.step.collect()).mutate(steps=_.steps.sort())
@@ -196,7 +211,7 @@ def _last_events(steps: "ir.Table", live: "ir.Table", as_of: date, max_events: i
     import ibis
     from ibis import _
 
-    held_out = steps.filter(steps.day > as_of).semi_join(live, "item_id")
+    held_out = steps.filter((steps.day > as_of) & (steps.reward > 0)).semi_join(live, "item_id")
     newest_first = ibis.window(group_by="user_id", order_by=[ibis.desc("micros"), ibis.desc("event_id")])
     last = held_out.mutate(rank=ibis.row_number().over(newest_first)).filter(_.rank == 0)
     last = last.select("user_id", "day", "reward", last_item=_.item_id, last_micros=_.micros, last_id=_.event_id)

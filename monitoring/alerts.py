@@ -58,7 +58,12 @@ WATCHED = (
     Watch("latency_p99_ms", "max_latency_p99_ms", "page", "ms for the slowest 1% of answers"),
     Watch("requests", "min_requests", "ticket", "answers that day", most=False),
     Watch("staleness_hours", "max_staleness_hours", "ticket", "hours since the model's last day ended"),
-    Watch("hallucination_percent", "max_hallucination_percent", "ticket", "% of SIDs of no item, search without index"),
+    Watch(
+        "hallucination_percent",
+        "max_hallucination_percent",
+        "ticket",
+        "% of the model's probability on no item's SID",
+    ),
     Watch("beam_false", "max_beam_false", "page", "SIDs or items of a beam search that are invalid or came twice"),
     Watch("beam_score_error", "max_beam_score_error", "page", "between a beam's score and the exact one"),
     Watch("beam_missed_items_percent", "max_beam_missed_percent", "ticket", "% of the true best items the beams miss"),

@@ -40,8 +40,8 @@ class GateParams(Params):
     protocol: Protocol = "not_masked"
     """Which recall decides: with the user's seen items masked out of every list, or not. The other one is reported."""
     max_hallucination_rate: float = 0.10
-    """Share of SIDs that are no item's, of a search without the index (codes are held to their level), above which the
-    model does not speak SIDs."""
+    """Share of the model's probability, any token of its vocabulary allowed, that is on no live item's SID, above which
+    the model does not speak SIDs."""
     min_uniqueness: float = 0.50
     """Share of items alone on their SID before the tie-break digit, of those whose content no other item has: less is a
     collapsed codebook. Of all items, the digit included: less, and nothing tells them apart."""
@@ -105,7 +105,7 @@ def judge(
             "hallucination_rate",
             number(scores, "hallucination_rate"),
             params.max_hallucination_rate,
-            "share of SIDs of no item, search without index",
+            "share of the model's probability on no live item's SID",
         ),
         _beam_certificate(scores),
         *_uniqueness(sids_report, params),

@@ -66,9 +66,14 @@ ahead of what is served by more than two standard errors.</small></p>
 <p><small>{{ quality.last_event.num_queries }} users, known up to that event; ± one standard error.</small></p>
 {{ of_methods(quality.last_event) }}{% endif %}
 <h2>Semantic IDs</h2>
-<table><tr><th>level</th><th class="n">codes in use</th><th class="n">perplexity</th><th class="n">gini</th></tr>
+<table><tr><th>level</th><th class="n">codes in use</th><th class="n">perplexity</th><th class="n">gini</th>
+<th class="n">model goes astray here</th></tr>
 {% for l in quality.levels %}<tr><td>{{ loop.index }}</td><td class="n">{{ percent(l.usage) }}</td>
-<td class="n">{{ number(l.perplexity) }}</td><td class="n">{{ number(l.gini) }}</td></tr>{% endfor %}</table>
+<td class="n">{{ number(l.perplexity) }}</td><td class="n">{{ number(l.gini) }}</td>
+<td class="n">{{ percent(l.astray) }}</td></tr>{% endfor %}</table>
+<p><small>Astray: share of the language model's probability, if nothing held it to SIDs of live items, that leaves them
+at this level (another word, a code of another level, a code that no live item has there). The sum is
+hallucination_percent; what is served cannot leave them.</small></p>
 <h2>Drift of what was served</h2>
 {% if drifts %}<table><tr><th>compared</th><th class="n">PSI</th><th class="n">chance alone reaches</th>
 <th class="n">limit</th><th class="n">rows before / that day</th><th>state</th></tr>

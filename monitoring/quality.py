@@ -6,6 +6,7 @@ Reads scores/scores.json and sids/report.json of sealed releases. Writes nothing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from itertools import zip_longest
 from typing import Any
 
 from monitoring.methods import (
@@ -68,11 +69,15 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Level:
-    """One SID level. usage: share of codes in use; perplexity: codes worth of entropy; gini: 0 even … 1 one code."""
+    """One SID level. usage: share of codes in use; perplexity: codes worth of entropy; gini: 0 even … 1 one code.
+
+    astray: share of the language model's probability that leaves the SIDs of live items at this level.
+    """
 
     usage: float | None
     perplexity: float | None
     gini: float | None
+    astray: float | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,8 @@ class Quality:
 
     next_days: of user-days. last_event: of users asked for their last held-out event (leave-one-out), None if they were
     not. next_day: recall@10 of what is served on the first held-out day alone; coverage and effective_vocabulary are of
-    what is served too, hallucination_rate and beam of the language model. churn: a level, what a retraining moved;
+    what is served too, hallucination_rate (of the model's probability), hallucination_best (of the ten best of a beam
+    search that nothing holds) and beam of the language model. churn: a level, what a retraining moved;
     empty for a release that follows none. beam: None if nothing was certified.
     """
 
@@ -115,6 +121,7 @@ class Quality:
     next_days: Comparison
     next_day: float | None
     hallucination_rate: float | None
+    hallucination_best: float | None
     coverage: float | None
     effective_vocabulary: float | None
     num_items: int | None
@@ -154,6 +161,7 @@ class Quality:
             "recall_over_popularity": served / popularity if served is not None and popularity else None,
             "simple_methods_ahead": None if ahead is None else len(ahead),
             "hallucination_percent": _percent(self.hallucination_rate),
+            "hallucination_best_percent": _percent(self.hallucination_best),
             "coverage_percent": _percent(self.coverage),
             "effective_vocabulary": self.effective_vocabulary,
             "sid_uniqueness_percent": _percent(self.uniqueness),
@@ -200,6 +208,7 @@ def read_quality(release: Release) -> Quality:
         next_days=_compare(scores),
         next_day=next((number(row, "recall@10") for row in _days(scores)), None),
         hallucination_rate=number(scores, "hallucination_rate"),
+        hallucination_best=number(scores, "hallucination_best"),
         coverage=number(scores, "coverage"),
         effective_vocabulary=number(scores, "effective_vocabulary"),
         num_items=None if num_items is None else int(num_items),
@@ -207,9 +216,7 @@ def read_quality(release: Release) -> Quality:
         uniqueness_with_tie_break=number(sids, "uniqueness_with_tie_break"),
         collisions=None if collisions is None else int(collisions),
         largest_bucket=None if bucket is None else int(bucket),
-        levels=tuple(
-            Level(*(number(level, key) for key in ("usage", "perplexity", "gini"))) for level in sids.get("levels", [])
-        ),
+        levels=_levels(sids.get("levels", []), scores.get("hallucination_by_level", [])),
         churn=_churn(sids.get("churn", {})),
         beam=_beam(scores.get("beam")),
         last_event=_compare(last_event) if last_event else None,
@@ -225,6 +232,15 @@ def next_day_recalls(releases: Sequence[Release]) -> list[DayRecall]:
             day = date.fromisoformat(str(days[0]["day"]))
             found.append(DayRecall(release.release_id, day, int(days[0].get("num_queries", 0)), recall))
     return sorted(found, key=lambda point: (point.day, point.release_id))
+
+
+def _levels(reports: Sequence[Mapping[str, Any]], astray: Sequence[float]) -> tuple[Level, ...]:
+    """astray: of each level; empty for a release of before 2026-11-28."""
+    shares = zip_longest(reports, astray[: len(reports)])
+    return tuple(
+        Level(number(row, "usage"), number(row, "perplexity"), number(row, "gini"), astray=share)
+        for row, share in shares
+    )
 
 
 def _days(scores: Mapping[str, Any]) -> list[Mapping[str, Any]]:

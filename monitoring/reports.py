@@ -108,8 +108,13 @@ PANELS = (
         note="Seen items kept; the first held-out day alone, so it jumps more than the pooled figure.",
     ),
     Panel(
-        "Hallucination, % of free generations",
-        {"hallucination_percent": "hallucination", "hallucination_percent_limit": "limit"},
+        "Hallucination, % of what the model says freely",
+        {
+            "hallucination_percent": "of its probability",
+            "hallucination_best_percent": "of the ten best of a beam search",
+            "hallucination_percent_limit": "limit",
+        },
+        note="No SID of a live item, any token of the vocabulary allowed. What is served is constrained and has none.",
     ),
     Panel(
         "What beams miss, % of the true best",

@@ -144,13 +144,17 @@ TRAFFIC = Contract(
             "num_invalid": pa.int64(),
             "degraded": pa.bool_(),
             "latency_ms": pa.float64(),
+            "watch_ratio": pa.float64(),
+            "watch_time_s": pa.float64(),
+            "rating": pa.float64(),
         }
     ),
     required=("request_id", "timestamp", "release_id", "action", "item_ids"),
 )
 """One row an answer (`action` "served") or a reaction to one ("click", "play" …, one item).
 
-why: of each item, the parts that spoke for it as JSON, [[part, share, [history items]], …]."""
+why: of each item, the parts that spoke for it as JSON, [[part, share, [history items]], …].
+watch_ratio, watch_time_s, rating: of a reaction, as in EVENTS."""
 
 
 def conform(table: pa.Table, contract: Contract) -> pa.Table:

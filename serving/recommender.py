@@ -63,7 +63,8 @@ class Recommendation:
     be: "cold" (no known item in the history), "timeout", "stale", "error", "unavailable" (online features; the four
     that degrade), "short" (fewer than k items). detail: one line to it, "" if there is none.
     num_allowed: items that might have been recommended, known before anything was generated.
-    history_length: items of the history that the release knows. num_unknown_history: those it does not.
+    history_length: items of the history that the release knows. num_unknown_history: those it does not. prompt: what
+    the language model read, token by token, as it is spelt.
     num_invalid: proposals that were not fit to serve. ranked: whether a ranker made the order.
     """
 
@@ -77,6 +78,7 @@ class Recommendation:
     num_allowed: int
     detail: str = ""
     ranked: bool = False
+    prompt: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -206,16 +208,18 @@ class Recommender:
         now_ms: int | None = None,
         choice: "Choice | None" = None,
         retrieval_only: bool = False,
+        show_prompt: bool = False,
     ) -> Recommendation:
         """The k best items for a user or a history.
 
         history: item ids, or (item id, epoch ms), oldest first; given, it is what counts, else the online features of
         user_id do. profile: column → value, given instead of the online one. context_item: the item looked at; unknown
-        ones are ignored. at_ms: when the user asks; None is a day after the last event. exclude_seen: leave out what is
-        in the history. features: the online store; None if it is not at hand. rule: what every item must fulfil, as in
-        `models/retrieval/rules.py` (`seen` is the history). now_ms: from when it counts ages, epoch milliseconds; None:
-        at_ms. choice: the best items (None), at most so many a branch, or a sample; see `models/retrieval/beam.py`.
-        retrieval_only: the beams as they are, for who has a ranker of their own.
+        ones are ignored. now_ms: when the user asks, epoch milliseconds: from then a rule counts ages, and how long
+        after its last event the user is back is told to the model (without it, or times in the history: a day). at_ms:
+        told to the model instead of it. exclude_seen: leave out what is in the history. features: the online store;
+        None if it is not at hand. rule: what every item must fulfil, as in `models/retrieval/rules.py` (`seen` is the
+        history). choice: the best items (None), at most so many a branch, or a sample; see `models/retrieval/beam.py`.
+        retrieval_only: the beams as they are, for who has a ranker of their own. show_prompt: say what the model read.
         Raises InputError for k outside 1 … 100, for a history in which only some items have a time, and for a rule that
         cannot be read or allows nothing.
         """
@@ -231,7 +235,7 @@ class Recommender:
             history=list(known),
             profile=dict(user.profile),
             context_item=context_item if context_item is not None and self._is_known(context_item) else None,
-            at_ms=at_ms,
+            at_ms=at_ms if at_ms is not None else self._visit_ms(known, now_ms),
             exclude=seen,
             rule=None if rule is None else parse(rule),
             now_ms=now_ms,
@@ -266,7 +270,14 @@ class Recommender:
             num_allowed=num_allowed,
             detail=f"{len(items)} of {k} items: {why}" if short else "",
             ranked=lists is not None,
+            prompt=retriever.vocabulary.spell(retriever.prompt(request).token_ids) if show_prompt else (),
         )
+
+    def _visit_ms(self, history: Sequence[tuple[str, int]], now_ms: int | None) -> int | None:
+        """When the model is told that the user asks: what the ranker counts from. None: that is not known."""
+        if self.ranked is None or now_ms is None or not history or not history[-1][1]:
+            return None
+        return self.ranked.rank_time(now_ms)
 
     def _user(
         self,
@@ -278,6 +289,8 @@ class Recommender:
         """Who asks: what the request says comes first, the online store fills in what it leaves out."""
         given = None if history is None else _timed(history)
         if given is not None or user_id is None:
+            if profile is None and user_id is not None and features is not None and self._asks_profiles:
+                profile = features.read(user_id, not_before=self.release.as_of - MAX_FEATURE_AGE).profile
             return _User(given or (), profile or {})
         if features is None:
             return _User((), profile or {}, degraded=True, reason="unavailable")
@@ -285,6 +298,10 @@ class Recommender:
         if online.degraded:
             return _User((), profile or {}, degraded=True, reason=online.reason)
         return _User(online.history, profile if profile is not None else online.profile or {})
+
+    @property
+    def _asks_profiles(self) -> bool:
+        return bool(self.retriever.vocabulary.shape.profile_columns)
 
     def _is_known(self, item_id: str) -> bool:
         return item_id in self.retriever.codes_of

@@ -2,10 +2,12 @@
 
     POST /recommend   {"user_id"?, "history"?: [id or {"item_id", "timestamp"}], "context_item"?, "k"?, "profile"?,
                        "rule"?, "max_per_branch"?, "branch_level"?, "temperature"?, "seed"?, "exclude_seen"?,
-                       "retrieval_only"?}
+                       "retrieval_only"?, "show_prompt"?}
                       → {"request_id", "release_id", "items": [{"item_id", "title", "sid", "score", "why": [{"part",
-                         "share", "items", "words"}]}], "degraded", "reason", "detail", "num_allowed", "ranked"}
-    POST /feedback    {"request_id"?, "user_id", "item_id", "action", "watch_ratio"?} → {"request_id", "release_id"}
+                         "share", "items", "words"}]}], "degraded", "reason", "detail", "num_allowed", "ranked",
+                       "prompt"}
+    POST /feedback    {"request_id"?, "user_id", "item_id", "action", "watch_ratio"?, "watch_time_s"?, "rating"?}
+                      → {"request_id", "release_id"}
     GET  /release     {"release_id", "as_of", "fencing"}      GET /livez /readyz /metrics
     run               plumline serve, or: bentoml serve serving.service:Plumline   (PLUMLINE_HOME, PLUMLINE_WORKERS)
 
@@ -111,7 +113,7 @@ class RecommendRequest(Body):
 
     rule: what every item must fulfil, as in `models/retrieval/rules.py`. max_per_branch, branch_level, temperature,
     seed: see `models/retrieval/beam.py`, Choice. exclude_seen: leave out what is in the history. retrieval_only: the
-    model's beams as they are, without memory and ranker.
+    model's beams as they are, without memory and ranker. show_prompt: also say what the language model read.
     """
 
     user_id: str | None = Field(default=None, min_length=1, max_length=256)
@@ -126,6 +128,7 @@ class RecommendRequest(Body):
     seed: int = Field(default=0, ge=0, lt=2**63, strict=True)
     exclude_seen: bool = Field(default=False, strict=True)
     retrieval_only: bool = Field(default=False, strict=True)
+    show_prompt: bool = Field(default=False, strict=True)
 
 
 class Reason(BaseModel):
@@ -150,7 +153,8 @@ class Item(BaseModel):
 class RecommendResponse(BaseModel):
     """The answer; `release_id` is the one release that made all of it. num_allowed: items that the rule allows.
 
-    ranked: whether a ranker made the order; else these are beams.
+    ranked: whether a ranker made the order; else these are beams. prompt: what the language model read, token by token,
+    if that was asked for.
     """
 
     request_id: str
@@ -161,6 +165,7 @@ class RecommendResponse(BaseModel):
     detail: str
     num_allowed: int
     ranked: bool
+    prompt: list[str]
 
 
 class FeedbackRequest(Body):
@@ -171,6 +176,8 @@ class FeedbackRequest(Body):
     item_id: str = Field(min_length=1, max_length=256)
     action: str = Field(min_length=1, max_length=32, pattern="^[a-z_]+$")
     watch_ratio: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    watch_time_s: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    rating: float | None = Field(default=None, allow_inf_nan=False)
 
 
 class FeedbackResponse(BaseModel):
@@ -268,6 +275,7 @@ class Plumline:
             detail=answer.detail,
             num_allowed=answer.num_allowed,
             ranked=answer.ranked,
+            prompt=list(answer.prompt),
         )
 
     @bentoml.api(route="/feedback")
@@ -286,7 +294,9 @@ class Plumline:
             release_id=recommender.release.release_id,
             action=request.action,
             item_ids=(request.item_id,),
-            scores=() if request.watch_ratio is None else (request.watch_ratio,),
+            watch_ratio=request.watch_ratio,
+            watch_time_s=request.watch_time_s,
+            rating=request.rating,
         )
         self._traffic.append(row, now)
         REQUESTS.labels("feedback", "200").inc()
@@ -309,6 +319,7 @@ class Plumline:
             now_ms=int(_now() * 1000),
             exclude_seen=request.exclude_seen,
             retrieval_only=request.retrieval_only,
+            show_prompt=request.show_prompt,
             choice=Choice(request.max_per_branch, request.branch_level, request.temperature, request.seed),
         )
 

@@ -37,9 +37,9 @@ _MAX_WAITING = 100_000
 class TrafficRow:
     """One answer (`action` "served"; parallel lists) or one reaction ("click", "play" …; one item).
 
-    timestamp_ms: epoch milliseconds UTC, given by the caller. scores: of an answer its items', of a reaction its watch
-    ratio or nothing. num_invalid: items the model proposed that were not fit to serve. The rest as in
-    plumline.schema.TRAFFIC.
+    timestamp_ms: epoch milliseconds UTC, given by the caller. scores: of an answer its items'. num_invalid: items
+    the model proposed that were not fit to serve. watch_ratio, watch_time_s, rating: of a reaction, where it has one.
+    The rest as in plumline.schema.TRAFFIC.
     """
 
     request_id: str
@@ -55,6 +55,9 @@ class TrafficRow:
     num_invalid: int = 0
     degraded: bool = False
     latency_ms: float | None = None
+    watch_ratio: float | None = None
+    watch_time_s: float | None = None
+    rating: float | None = None
 
 
 class TrafficWriter:

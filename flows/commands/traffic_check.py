@@ -56,7 +56,8 @@ def check_service(
     with httpx.Client(base_url=url, timeout=60) as client:
         for number, (user_id, history) in enumerate(tqdm(histories, desc="requests", unit="request")):
             tail = history[-HISTORY_TAIL:]
-            body: dict[str, Any] = {"user_id": user_id, "k": k, **({"history": tail} if number % 2 else {})}
+            body: dict[str, Any] = {"user_id": user_id, "k": k}
+            body |= {"history": tail, "profile": {}} if number % 2 else {}
             began = time.perf_counter()
             response = client.post("/recommend", json=body)
             latencies.append(1000 * (time.perf_counter() - began))
@@ -74,7 +75,7 @@ def check_service(
             num_invalid += len(items) - len(set(items))
             if number % 20 == 1:
                 now_ms = int((time.time() + clock_offset().total_seconds()) * 1000)  # as the service counts ages
-                found = recommender.recommend(user_id=user_id, history=tail, k=k, now_ms=now_ms)
+                found = recommender.recommend(user_id=user_id, history=tail, profile={}, k=k, now_ms=now_ms)
                 here = [i.item_id for i in found.items]
                 num_compared += 1
                 if here != items:

@@ -2,7 +2,7 @@
 
 The trunk is the history; where a new day begins a branch leaves it that holds the rest of the prompt and then, each as
 a branch of its own, the items of that day. The path from the root to a target is token by token what `render_prompt`
-gives for a request at that moment (the service does not say its moment: models/language/prompt.py).
+gives for a request at that moment.
 
 Equation 3 weighs a target by its reward; as in the paper, targets are drawn by it instead and count the same in the
 loss. What was not drawn still stands in the trunk: it tells something about the user. A day without any target drawn

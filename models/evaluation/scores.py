@@ -8,7 +8,7 @@
 
 A query is a user and a held-out day: the history is what was known before that day, relevant are the distinct items of
 that day, and every live item is ranked (nothing is sampled). Models stay as they were at as_of; only histories grow
-from day to day. The user is said to come at noon of the day; the service says no time (models/language/prompt.py). Two
+from day to day. The user is said to come at noon of the day, and is told to the model as the service tells it. Two
 protocols, because the difference between them is large wherever things are bought twice:
 
     seen_masked    items of the history are taken out of the ranking and out of the relevant ones; queries of which
@@ -35,12 +35,10 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from models.evaluation import metrics
-from models.evaluation.metrics import Estimate
+from models.evaluation.hallucination import measure_hallucination
 from models.evaluation.queries import Ruler, Task
 from models.evaluation.ranked_lists import Ranked
 from models.evaluation.slices import group_items, measure_by_sid, measure_few_slices, measure_slices
@@ -69,7 +67,7 @@ class ScoresParams(Params):
     width: int = Field(default=50, ge=K)
     """Beams of a search that is made here: without the index, or certified."""
     hallucination_queries: int = Field(default=200, ge=1)
-    """Queries that are also searched without the index (any code of each level), for the hallucination rate."""
+    """Queries of which the model is also asked without the index, any token allowed, for the hallucination rate."""
     beam_check_queries: int = Field(default=10, ge=0)
     """Queries of which every SID is scored exactly, to see what the beams miss; 0: none."""
     beam_check_max_sids: int = Field(default=100_000, ge=1)
@@ -128,8 +126,15 @@ def run(
     lists = read_lists(ranker) | read_lists(rivals)
 
     # 1. The model by itself: what only it can say.
-    hallucination = _hallucination_rate(retriever, known, queries, params, seed, ruler)
-    scores["hallucination_rate"], scores["hallucination_rate_se"] = hallucination.mean, hallucination.standard_error
+    sample = draw(queries, params.hallucination_queries, hash_seed(seed, "hallucinations"))
+    scores |= measure_hallucination(
+        retriever,
+        _requests(known, sample),
+        [query.user_id for query in sample],
+        ruler,
+        k=K,
+        width=params.width,
+    )
     if params.beam_check_queries and (certificate := _certificate(retriever, known, queries, params, seed)):
         scores["beam"] = certificate.to_json()
     scores["num_unknown_history_items"] = about["num_unknown_history_items"]
@@ -181,17 +186,6 @@ def _requests(known: Catalog, queries: Sequence[Query]) -> list[Request]:
 
     profiles = read_profiles(known)
     return [query.request(profiles.get(query.user_id, {})) for query in queries]
-
-
-def _hallucination_rate(
-    retriever: Retriever, known: Catalog, queries: list[Query], params: ScoresParams, seed: int, ruler: Ruler
-) -> Estimate:
-    """Share of the ten best SIDs, each code of each level allowed, that no live item has."""
-    sample = draw(queries, params.hallucination_queries, hash_seed(seed, "hallucinations"))
-    beams = retriever.beams(_requests(known, sample), params.width, constrained=False)
-    rates = [metrics.hallucination_rate(retriever.epoch.has_sids(one.codes[:K])) for one in beams]
-    users = np.asarray([query.user_id for query in sample])
-    return metrics.bootstrap_mean(np.asarray(rates), users, seed=ruler.seed, num_samples=ruler.num_samples)
 
 
 def _certificate(

@@ -15,9 +15,9 @@ A gap token stands only before an event that came an hour or more after the one 
 basket cost no extra tokens; the last one tells how long after its last event the user is back. A segment with nothing
 to say is left out.
 
-One template does not make the requests alike. The last gap is the true one in training, up to noon of the day in the
-stage `scores`, and a day in the service, which does not say when a user asks (`at_ms`). A history without times, which
-a request may bring, has no gaps but that one.
+The last gap is the true one in training, up to noon of the day in the stage `scores`, and in the service up to the
+moment of the request in whole hours (`RankedRetriever.rank_time`), which at noon of that day is the same. A history
+without times, which a request may bring, has no gaps but a last one of a day.
 """
 
 from collections.abc import Mapping, Sequence

@@ -161,6 +161,10 @@ class Vocabulary:
             found.append(ids)
         return found
 
+    def spell(self, token_ids: Sequence[int]) -> tuple[str, ...]:
+        """Each token as the tokenizer spells it."""
+        return tuple(self._encoder.id_to_token(token) or "" for token in token_ids)
+
     def encode_phrase(self, text: str) -> list[int]:
         """Ids of text of our own, as it stands, spaces at its ends included."""
         ids: list[int] = self._encoder.encode(text, add_special_tokens=False).ids

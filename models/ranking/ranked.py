@@ -109,7 +109,7 @@ class RankedRetriever:
         params = self.ranker.candidates
         if allowed is None:
             allowed = [[self.retriever.allowed(request) for request in requests] for requests in variants]
-        nows = [self.rank_time(request) for request in variants[0]]
+        nows = [self.rank_time(self._moment(request)) for request in variants[0]]
         asks = [Ask(may, max(params.width, size), choice) for may in allowed]
         if params.fresh_width:
             fresh = [self._fresh(now) for now in nows]
@@ -145,16 +145,19 @@ class RankedRetriever:
             told = teller.reasons(shelf, found.visit, counted, candidates.items[rows], shares, sids)
         return [RankedHit(*hit) for hit in zip(ids, judged.scores[rows].tolist(), sids, told, strict=True)]
 
-    def rank_time(self, request: Request) -> int:
-        """From when ages are counted for ranking: the request's own time, if it lies between the memory's end and
-        `horizon_days` after it; later ones are taken for the day after the end, earlier ones for the end. In whole
-        hours, so that the same question soon after has the same answer."""
-        last = request.history[-1][1] if request.history else 0
+    def rank_time(self, now: int) -> int:
+        """From when ages are counted for ranking, and the user's absence for the model: a request's own time, if it
+        lies between the memory's end and `horizon_days` after it; later ones are taken for the day after the end,
+        earlier ones for the end. In whole hours, so that the same question soon after has the same answer."""
         end = self.memory.end_ms
-        now = next((at for at in (request.now_ms, request.at_ms) if at is not None), max(last, end) + DAY_MS)
         if now > end + self.ranker.candidates.horizon_days * DAY_MS:
             now = end + DAY_MS // 2
         return max(now // _HOUR_MS * _HOUR_MS, end)
+
+    def _moment(self, request: Request) -> int:
+        last = request.history[-1][1] if request.history else 0
+        told = (at for at in (request.now_ms, request.at_ms) if at is not None)
+        return next(told, max(last, self.memory.end_ms) + DAY_MS)
 
     def _fresh(self, now: int) -> Allowed | None:
         ms = int(self.ranker.candidates.fresh_days * DAY_MS)

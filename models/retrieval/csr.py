@@ -8,6 +8,7 @@ tree flattened into compressed sparse rows). NumPy only, so that a worker that m
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,6 +103,15 @@ class Index:
 
     def find_leaves(self, codes: np.ndarray) -> np.ndarray:
         """Leaf of each SID, -1 where the index does not hold it. codes: (M, L) integers. Returns (M,) int64."""
+        *_, nodes = self._walk(codes)
+        return nodes
+
+    def depth_of(self, codes: np.ndarray) -> np.ndarray:
+        """How many first codes of each row lead to something. codes: (M, L), any integers. Returns (M,) int64."""
+        return np.stack([nodes >= 0 for nodes in self._walk(codes)]).sum(axis=0, dtype=np.int64)
+
+    def _walk(self, codes: np.ndarray) -> Iterator[np.ndarray]:
+        """Level by level the node that each row stands at, -1 from where there is none on. Yields (M,) int64."""
         codes = np.asarray(codes)
         if codes.ndim != 2 or codes.shape[1] != self.num_levels:
             raise InputError(f"codes of shape {codes.shape}: expected (M, {self.num_levels}), one column a level")
@@ -119,7 +129,7 @@ class Index:
                 low, high = np.where(less, middle + 1, low), np.where(less, high, np.minimum(middle, high))
             found = alive & (low < end) & (self.codes[level][np.minimum(low, last)] == wanted)
             nodes = np.where(found, low, -1)
-        return nodes
+            yield nodes
 
     def leaf_codes(self) -> np.ndarray:
         """SIDs of all leaves in lexicographic order. Returns (num_leaves, L) int64."""

@@ -96,10 +96,10 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Ask:
-    """One of several searches after the same prompts. allowed: of each request, as `Retriever.allowed` says; None: a
-    search without an index. width: beams. choice: see `models/retrieval/beam.py`; None: the best."""
+    """One of several searches after the same prompts. allowed: of each request, as `Retriever.allowed` says. width:
+    beams. choice: see `models/retrieval/beam.py`; None: the best."""
 
-    allowed: Sequence[Allowed | None] | None
+    allowed: Sequence[Allowed | None]
     width: int
     choice: Choice | None = None
 
@@ -178,7 +178,7 @@ class Retriever:
         return frozenset(self.epoch.item_ids())
 
     def prompt(self, request: Request) -> Prompt:
-        """Token ids of a request, in the template of the training; `models/language/prompt.py` says what differs."""
+        """Token ids of a request, in the template of the training."""
         from models.language.prompt import render_prompt
 
         known = [(self.codes_of[item], time) for item, time in request.history if item in self.codes_of]
@@ -232,14 +232,13 @@ class Retriever:
         """
         found = self._search(requests, asks)
         return [
-            [self._hits(one, may, k) for one, may in zip(beams, ask.allowed or [None] * len(beams), strict=True)]
+            [self._hits(one, may, k) for one, may in zip(beams, ask.allowed, strict=True)]
             for ask, beams in zip(asks, found, strict=True)
         ]
 
-    def beams(self, requests: Sequence[Request], width: int, *, constrained: bool = True) -> list[Beams]:
-        """The `width` best SIDs of each request; with constrained=False any codes, whatever the rule."""
-        allowed = [self.allowed(request) for request in requests] if constrained else None
-        return self._search(requests, [Ask(allowed, width)])[0]
+    def beams(self, requests: Sequence[Request], width: int) -> list[Beams]:
+        """The `width` best SIDs of each request."""
+        return self._search(requests, [Ask([self.allowed(request) for request in requests], width)])[0]
 
     def _hits(self, beams: Beams, allowed: Allowed | None, k: int) -> list[Hit]:
         """Items behind the beams, in their order, at most k; behind one SID the newest first."""
@@ -297,9 +296,6 @@ class Retriever:
             askers.append(asked)
             if not asked:
                 continue
-            if ask.allowed is None:
-                searches.append(Search(None, ask.width, choice=ask.choice or BEST))
-                continue
             # A request that may get nothing from this ask rides along, and what it finds is thrown away.
             rules = [(ask.allowed[n] if n in asked else None) or Allowed() for n in batch]
             limited = any(one.base is not None or one.delta is not None for one in rules)
@@ -346,5 +342,5 @@ def _each(search: Callable[[list[int]], list[dict[int, Beams]]], batches: list[l
 
 def _has_any(ask: Ask, number: int) -> bool:
     """Whether an ask lets a request get anything."""
-    allowed = None if ask.allowed is None else ask.allowed[number]
+    allowed = ask.allowed[number]
     return allowed is None or len(allowed) > 0

@@ -235,6 +235,28 @@ def test_reactions_to_what_was_served_become_events(home: Home) -> None:
     assert home.refused(day(1)).column("reason").to_pylist() == [UNKNOWN_ITEM]
 
 
+def test_what_a_reaction_says_reaches_the_lake(home: Home) -> None:
+    home.deliver(range(1))
+    traffic = pa.table(
+        {
+            "request_id": ["r1", "r2", "r3"],
+            "timestamp": [datetime(2024, 1, 2, 3, n, tzinfo=UTC) for n in range(3)],
+            "user_id": ["u1"] * 3,
+            "release_id": ["release"] * 3,
+            "action": ["play", "rate", "play"],
+            "item_ids": [["b"]] * 3,
+            "scores": pa.array([[], [], [0.25]], pa.list_(pa.float64())),  # the last one as 0.2 wrote it
+            "watch_ratio": pa.array([0.5, None, None], pa.float64()),
+            "watch_time_s": pa.array([12.0, None, None], pa.float64()),
+            "rating": pa.array([None, 4.5, None], pa.float64()),
+        }
+    )
+    write_parquet(home.traffic / f"day={day(1)}" / "worker-0.parquet", conform(traffic, TRAFFIC))
+    rows = home.run(day(1)).read(through=day(1), after=day(0)).sort_by("timestamp").to_pylist()
+    told = [(row["action"], row["watch_ratio"], row["watch_time_s"], row["rating"]) for row in rows]
+    assert told == [("play", 0.5, 12.0, None), ("rate", None, None, 4.5), ("play", 0.25, None, None)]
+
+
 def test_a_lake_that_is_not_the_judged_one_is_refused(home: Home) -> None:
     home.deliver(range(2))
     snapshot = home.run(day(0))

@@ -129,6 +129,44 @@ def test_what_counts_as_interest_is_chosen(hand_home: Path, tmp_path: Path) -> N
             run(hand_home, tmp_path / "none", **params)
 
 
+def test_an_action_has_its_worth_and_one_without_is_no_interest(hand_home: Path, tmp_path: Path) -> None:
+    out = run(hand_home, tmp_path / "out", action_worth={"look": 0.5}, reward="2")
+    (user,) = read_histories(out).to_pylist()
+    assert (user["item_ids"], user["rewards"]) == (["a", "b", "b", "c"], [2.0, 2.0, 1.0, 2.0])
+    for refused in (0, -1):
+        out = run(hand_home, tmp_path / f"no{refused}", action_worth={"look": refused})
+        (user,) = read_histories(out).to_pylist()
+        assert user["item_ids"] == ["a", "b", "c"]
+        assert [q["relevant"] for q in read_labels(out).to_pylist()] == [["a", "b"]]
+    out = run(hand_home, tmp_path / "only", action_worth={"buy": 0})
+    assert (read_histories(out).column("item_ids").to_pylist(), read_queries(out).num_rows) == ([["b"]], 0)
+
+
+@pytest.mark.parametrize("action", ["dislike", "return", "refund", "skip", "report"])
+def test_who_says_no_is_not_asked_for_it(tmp_path: Path, action: str) -> None:
+    """By the table that a recipe has that is silent about it."""
+    items = rename(pa.table({"item_id": ["a", "b"], "title": ["x", "y"]}), ITEMS, {}).table
+    rows = [("u", "a", "like"), ("u", "b", action), ("u", "b", None), ("v", "b", action)]
+    table = {
+        "user_id": [row[0] for row in rows] * 2,
+        "item_id": [row[1] for row in rows] * 2,
+        "action": [row[2] for row in rows] * 2,
+        "timestamp": [f"2024-01-{day} 10:0{n}" for day in ("07", "08") for n in range(4)],
+    }
+    home = prepare(tmp_path / "home", items, rename(pa.table(table), EVENTS, {}).table, AS_OF)
+    out = run(home, tmp_path / "out")
+    assert [(row["user_id"], row["item_ids"]) for row in read_histories(out).to_pylist()] == [("u", ["a", "b"])]
+    assert [(row["user_id"], row["relevant"]) for row in read_queries(out).to_pylist()] == [("u", ["a", "b"])]
+    assert [row["relevant"] for row in read_last_events(out).to_pylist()] == [["b"]]
+
+
+def test_what_is_worth_nothing_stands_in_histories_and_is_not_asked_for(hand_home: Path, tmp_path: Path) -> None:
+    out = run(hand_home, tmp_path / "out", reward="quantity - 1")  # 0 for one piece
+    (user,) = read_histories(out).to_pylist()
+    assert user["item_ids"] == ["a", "b", "b", "c"]
+    assert (read_queries(out).num_rows, read_last_events(out).num_rows) == (0, 0)
+
+
 def test_two_hundred_events_are_kept_and_pairs_that_were_seen_twice_within_five_steps() -> None:
     """What a recipe that is silent about it gets; the test below says what the three mean."""
     told = HistoriesParams()

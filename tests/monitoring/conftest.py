@@ -83,6 +83,8 @@ def make_scores(as_of: date, recall: float = 0.3, **changes: Any) -> dict[str, A
             **compared({"served": method(0.061), "without_model": method(0.05), "text_knn": method(0.043)}),
         },
         "hallucination_rate": 0.02,
+        "hallucination_by_level": [0.001, 0.004, 0.015],
+        "hallucination_best": 0.0,
         "beam": make_certificate(),
         "num_invalid": 0,
         "coverage": 0.6,

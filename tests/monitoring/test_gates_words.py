@@ -23,7 +23,7 @@ num_queries [500/1] passed:
 num_invalid [0/0] passed:
     0 items that may not stand in a list, at most 0
 hallucination_rate [0.02/0.1] passed:
-    0.02 share of SIDs of no item, search without index, at most 0.1
+    0.02 share of the model's probability on no live item's SID, at most 0.1
 beam_certificate [-/-] passed:
     holds: 0 invalid, 0 duplicates, score error 2e-06 over 10 requests
 uniqueness [0.9/0.5] passed:
@@ -94,7 +94,7 @@ num_queries [-/1] failed, invalid:
 num_invalid [-/0] failed, invalid:
     (no figure) items that may not stand in a list, at most 0
 hallucination_rate [-/0.1] failed, invalid:
-    (no figure) share of SIDs of no item, search without index, at most 0.1
+    (no figure) share of the model's probability on no live item's SID, at most 0.1
 beam_certificate [-/-] failed, said, invalid:
     no certificate: an older release, or scores.beam_check_queries is 0
 uniqueness [-/0.5] failed, invalid:

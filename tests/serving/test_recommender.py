@@ -122,6 +122,30 @@ def test_history_profile_context_and_time_all_count(recommender: Recommender) ->
     assert scores(history=["item001", "item007"], at_ms=0) != plain
 
 
+def test_the_model_is_told_when_a_user_with_times_in_the_history_comes(recommender: Recommender) -> None:
+    def prompt(**asked: Any) -> tuple[str, ...]:
+        return recommender.recommend(**asked, show_prompt=True).prompt
+
+    assert recommender.ranked is not None
+    end = recommender.ranked.memory.end_ms
+    words, hour = recommender.retriever.vocabulary, 3_600_000
+    history = [("item001", end - 90 * hour), ("item007", end - 30 * hour)]
+
+    def gap(hours: float) -> str:
+        return words.spell([words.gap_token(hours)])[0]
+
+    plain = prompt(history=history)
+    place = len(plain) - 1 - plain[::-1].index(gap(24))  # nobody said when: a day
+    for later, hours in ((0, 30), (12 * hour, 42), (13 * hour - 1, 42), (13 * 24 * hour, 342)):
+        assert prompt(history=history, now_ms=end + later) == (*plain[:place], gap(hours), *plain[place + 1 :])
+    late = prompt(history=history, now_ms=end + 3000 * 24 * hour)  # beyond the horizon of the ranker: half a day
+    assert late == prompt(history=history, now_ms=end + 12 * hour)
+    ids = [item for item, _ in history]
+    assert prompt(history=ids, now_ms=end) == prompt(history=ids)
+    assert prompt(now_ms=end) == prompt()
+    assert recommender.recommend(history=history, now_ms=end).prompt == ()
+
+
 def test_titles_are_those_of_the_catalogue(recommender: Recommender) -> None:
     titles = {item.item_id: item.title for item in recommender.recommend(k=57).items}
     assert titles["item000"] is None
@@ -189,7 +213,9 @@ def test_online_features_stand_in_for_a_history(recommender: Recommender) -> Non
     online = recommender.recommend(user_id="u1", features=features)
     assert online == recommender.recommend(history=user.history, profile=user.profile)
     given_ids = recommender.recommend(user_id="u1", history=["item005"], features=features)
-    assert given_ids == recommender.recommend(history=["item005"])
+    assert given_ids == recommender.recommend(history=["item005"], profile=user.profile)
+    of_nobody = recommender.recommend(user_id="u1", history=["item005"], profile={}, features=features)
+    assert of_nobody == recommender.recommend(history=["item005"]) != given_ids
     assert recommender.recommend(user_id="u1", history=[], features=features).reason == "cold"
 
 

@@ -232,10 +232,20 @@ def test_malformed_json_is_the_callers_fault(client: TestClient, text: str) -> N
     assert answer.status_code == (200 if text == "" else 400)  # BentoML takes no body for {}
 
 
+NUMBERS = {"watch_ratio": 0.5, "watch_time_s": 31.5, "rating": -2.0}
+
+
+def test_what_the_model_read_is_said_to_who_asks(client: TestClient) -> None:
+    asked = {"history": ["item001", "item007"], "k": 3}
+    assert client.post("/recommend", json=asked).json()["prompt"] == []
+    told = client.post("/recommend", json={**asked, "show_prompt": True}).json()["prompt"]
+    assert (told[0], told[1], told[-1]) == ("<bos>", "<history>", "<next>")
+
+
 def test_feedback_and_answers_become_traffic(client: TestClient, home: Path, real: Any) -> None:
     answer = client.post("/recommend", json={"user_id": "u9", "history": ["item001"], "k": 3}).json()
     reaction = {"request_id": answer["request_id"], "user_id": "u9", "item_id": answer["items"][0]["item_id"]}
-    said = client.post("/feedback", json={**reaction, "action": "play", "watch_ratio": 0.5})
+    said = client.post("/feedback", json={**reaction, "action": "play", **NUMBERS})
     assert said.json() == {"request_id": answer["request_id"], "release_id": real.ids[0]}
     alone = client.post("/feedback", json={"user_id": "u9", "item_id": "x", "action": "click"}).json()
     assert len(alone["request_id"]) == 32
@@ -252,7 +262,9 @@ def test_feedback_and_answers_become_traffic(client: TestClient, home: Path, rea
     assert [json.loads(line) for line in rows[0]["why"]] == told
     assert (rows[0]["history_length"], rows[0]["num_invalid"], rows[0]["degraded"]) == (1, 0, False)
     assert rows[0]["latency_ms"] > 0
-    assert (rows[1]["request_id"], rows[1]["scores"]) == (answer["request_id"], [0.5])
+    assert (rows[1]["request_id"], rows[1]["scores"]) == (answer["request_id"], [])
+    assert {name: rows[1][name] for name in NUMBERS} == NUMBERS
+    assert {rows[row][name] for row in (0, 2) for name in NUMBERS} == {None}
 
 
 @pytest.mark.parametrize("body", [{}, {"user_id": "u", "item_id": "i", "action": "DROP TABLE"}, {"x": 1}])

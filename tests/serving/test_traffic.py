@@ -55,6 +55,9 @@ def test_rows_come_back_as_the_contract_says(tmp_path: Path) -> None:
             "num_invalid": 0,
             "degraded": False,
             "latency_ms": 3.5,
+            "watch_ratio": None,
+            "watch_time_s": None,
+            "rating": None,
         }
     ]
 

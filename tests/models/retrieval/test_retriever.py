@@ -67,10 +67,11 @@ def test_requests_go_sixteen_at_a_time_or_as_many_as_fit_the_memory(
 
     monkeypatch.setattr(beam, "beam_searches", search)
     some = [Request(history=[("item01", 0)])] * 40
-    retriever.beams(some, width, constrained=False)
+    retriever.beams(some, width)
     assert found == sizes
     found.clear()
-    retriever.retrieve_each(some, [Ask(None, width // 2)] * 2, 10)  # beams of several searches stand side by side
+    everything = [None] * len(some)
+    retriever.retrieve_each(some, [Ask(everything, width // 2)] * 2, 10)  # beams of both stand side by side
     assert found == sizes
 
 
@@ -144,12 +145,6 @@ def test_unknown_items_are_dropped_and_counted(retriever: Retriever) -> None:
     assert retriever.prompt(mixed).num_unknown == 2
     assert retriever.prompt(mixed).token_ids == retriever.prompt(known).token_ids
     assert retriever.prompt(replace(known, context_item="no")).num_unknown == 1
-
-
-def test_without_the_index_other_sids_come_too(retriever: Retriever) -> None:
-    [beams] = retriever.beams([Request()], 36, constrained=False)
-    assert len({tuple(codes) for codes in beams.codes.tolist()}) == 36
-    assert retriever.epoch.has_sids(beams.codes).sum() == retriever.epoch.base.index.num_leaves < 36
 
 
 def test_a_newer_catalogue_retires(world: Any, retriever: Retriever, tmp_path: Path) -> None:
