@@ -45,7 +45,10 @@ class CorpusParams(Params):
     trunk_loss: bool = True
     """Whether the items of the history are targets too, predicted from the history before them."""
     day_targets: int = Field(default=8, ge=1)
-    """Most items of one day that are targets of its branch, drawn without replacement."""
+    """Most items that are targets of a day's branch, drawn without replacement."""
+    target_days: int = Field(default=1, ge=1)
+    """Days, a branch's own and those after it, whose items are its targets; 1: that day's alone. More of them teach
+    what is taken soon and not only next, for lists that are served for days. Those of older days end at recent ones."""
     session_branches: int = Field(default=1, ge=0)
     """Branches a window that begin within a day, each with the very next item as its target."""
     taught_targets: int = Field(default=0, ge=0)

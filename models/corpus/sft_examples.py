@@ -1,8 +1,8 @@
 """Examples of fine-tuning (PLUM 2.3, eq. 3): a window of a user's history as one tree of tokens.
 
 The trunk is the history; where a new day begins a branch leaves it that holds the rest of the prompt and then, each as
-a branch of its own, the items of that day. The path from the root to a target is token by token what `render_prompt`
-gives for a request at that moment.
+a branch of its own, the items of that day (and of the days after it, with `target_days` above 1). The path from the
+root to a target is token by token what `render_prompt` gives for a request at that moment.
 
 Equation 3 weighs a target by its reward; as in the paper, targets are drawn by it instead and count the same in the
 loss. What was not drawn still stands in the trunk: it tells something about the user. A day without any target drawn
@@ -82,6 +82,7 @@ class _TreeWriter:
         self.begins_day = self.events.firsts | np.diff(self.days, prepend=-1).astype(bool)
         borders = np.flatnonzero(self.begins_day)
         self.day_stop = np.repeat(np.append(borders[1:], len(self.days)), np.diff(np.append(borders, len(self.days))))
+        self.target_stop = self._target_stops(last_day)
         self.taught = self._ask_teacher(material) if params.taught_targets else {}
         template = self.words.shape.template
         # A context item that stands before the history is another one for every branch: no trunk can be shared.
@@ -96,6 +97,15 @@ class _TreeWriter:
                 f"corpus.max_tokens {params.max_tokens} cannot hold a prompt of {self.longest} items and its targets; "
                 f"give {needed}, or lower vocabulary.max_history or corpus.day_targets"
             )
+
+    def _target_stops(self, last_day: int) -> np.ndarray:
+        """Event → the first event of its user that is `target_days` later, or recent while it is not, or the user's
+        end."""
+        starts = self.events.user_starts
+        user_day = np.repeat(np.arange(len(starts) - 1) << 32, np.diff(starts)) + self.days
+        goal, first_recent = self.days + self.params.target_days, last_day - self.params.recent_days + 1
+        goal = np.where(self.days < first_recent, np.minimum(goal, max(first_recent, 0)), goal)
+        return np.searchsorted(user_day, user_day - self.days + goal)
 
     def _ask_teacher(self, material: Material) -> dict[int, np.ndarray]:
         """Event that begins a day → rows of items to recommend before it; nothing where the teacher knows nothing."""
@@ -199,19 +209,19 @@ class _TreeWriter:
         return 4 + num_profile_tokens + self.levels
 
     def _num_drawn(self, event: int) -> int:
-        """Events of a branch that are targets: of the day that begins at `event`, else the event alone."""
-        until = int(self.day_stop[event]) if self.begins_day[event] else event + 1
+        """Events of a branch that are targets: of the days that begin at `event`, else the event alone."""
+        until = int(self.target_stop[event]) if self.begins_day[event] else event + 1
         return int(self.drawn_before[until] - self.drawn_before[event])
 
     def _most_targets(self, event: int) -> int:
         return min(self.params.day_targets, self._num_drawn(event)) + len(self.taught.get(event, _NOTHING))
 
     def _targets(self, event: int) -> np.ndarray:
-        """Rows of a branch's targets: drawn items of the day that begins at `event`, else the event's alone."""
+        """Rows of a branch's targets: drawn items of the days that begin at `event`, else the event's alone."""
         if not self.begins_day[event]:
             return self.events.rows[event : event + 1]
-        day = slice(event, int(self.day_stop[event]))
-        rows = self.events.rows[day][self.drawn[day]]
+        days = slice(event, int(self.target_stop[event]))
+        rows = self.events.rows[days][self.drawn[days]]
         distinct = rows[np.sort(np.unique(rows, return_index=True)[1])]
         if len(distinct) <= self.params.day_targets:
             return distinct

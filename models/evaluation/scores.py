@@ -66,7 +66,7 @@ class ScoresParams(Params):
 
     width: int = Field(default=50, ge=K)
     """Beams of a search that is made here: without the index, or certified."""
-    hallucination_queries: int = Field(default=200, ge=1)
+    hallucination_queries: int = Field(default=100, ge=1)
     """Queries of which the model is also asked without the index, any token allowed, for the hallucination rate."""
     beam_check_queries: int = Field(default=10, ge=0)
     """Queries of which every SID is scored exactly, to see what the beams miss; 0: none."""

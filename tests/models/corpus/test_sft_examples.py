@@ -221,3 +221,31 @@ def test_no_teacher_changes_nothing(words: Vocabulary) -> None:
     material = make_material(words, np.array([8, 9, 10]))
     one, other = make(material, taught_targets=0), make(material)
     assert (one.tokens == other.tokens).all()
+
+
+@pytest.mark.parametrize("target_days", [1, 2, 3])
+def test_a_branch_has_the_items_of_so_many_days(words: Vocabulary, target_days: int) -> None:
+    """Items are taken one after the other, two a day, and the last day is the recent one."""
+    material = make_material(words, np.array([20, 3]), per_day=2)
+    examples = make(material, target_days=target_days, trunk_loss=False)
+    seen = []
+    for begin, end in zip(examples.offsets[:-1], examples.offsets[1:], strict=True):
+        tokens, span = examples.tokens[begin:end], examples.span[begin:end]
+        for place in np.flatnonzero(tokens == words.control["<next>"]):
+            path = tokens[[k for k in range(place + 1) if place < k + span[k]]]
+            history = items_of(words, path[path >= words.sid_base])[:-1]  # the last one is the context's
+            told = items_of(words, tokens[place + 1 : place + span[place]]).tolist()
+            user = 0 if not len(history) or history[0] != 7 else 1
+            rows = material.events.rows[material.events.user_starts[user] : material.events.user_starts[user + 1]]
+            before = 0 if not len(history) else rows.tolist().index(history[-1]) + 1
+            days = (material.events.timestamps // MS_PER_DAY)[material.events.user_starts[user] :][: len(rows)]
+            if not len(history):
+                continue  # a cold start: whose it is cannot be told
+            stop = days[before] + target_days
+            if days[before] < LAST_DAY:
+                stop = min(stop, LAST_DAY)  # what is recent has windows of its own
+            wanted = [int(row) for row, day in zip(rows, days, strict=True) if days[before] <= day < stop]
+            assert told == wanted
+            seen.append(len(told))
+    assert max(seen) == 2 * target_days
+    assert len(seen) >= 9
