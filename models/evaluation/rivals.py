@@ -49,6 +49,9 @@ class RivalsParams(Params):
     """Training steps of SASRec; 0 leaves it out."""
     sasrec_half_life_days: float | None = Field(default=60.0, gt=0)
     """Age at which a window of a history is drawn half as often for SASRec; null: all equally."""
+    sasrec_max_items: int = Field(default=8192, ge=1)
+    """Items over which SASRec's loss is taken: all of them up to so many, else so many that are drawn for each batch
+    (sampled softmax), so that a step does not grow with the catalogue."""
     max_queries: int = Field(default=1500, ge=1)
     """Held-out user-days that are asked, at least as many as `ranker.max_queries`."""
     leave_one_out_queries: int = Field(default=300, ge=0)
@@ -121,6 +124,7 @@ def fit_rivals(
             steps=params.sasrec_steps,
             seed=hash_seed(seed, "sasrec"),
             half_life_days=params.sasrec_half_life_days,
+            num_negatives=None if len(item_ids) <= params.sasrec_max_items else params.sasrec_max_items,
         ).rank
     return rivals
 

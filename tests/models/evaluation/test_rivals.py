@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from models.baselines.sasrec import SasRec
 from models.evaluation.ranked_lists import Ranked
 from models.evaluation.rivals import RivalsParams
 from models.ranking.ranker import METHODS, RankerParams
@@ -46,6 +47,17 @@ def test_sasrec_is_trained_without_a_base_only(list_rivals: Callable[..., Path],
     daily = list_rivals(tmp_path / "daily", base=tmp_path)
     assert read_json(daily / "report.json")["rivals"] == SIMPLE
     assert {method for _, _, method in read_lists(daily)} == set(SIMPLE)
+
+
+@pytest.mark.parametrize("fewer", [0, 1])
+def test_sasrec_s_loss_is_over_so_many_items_at_most(
+    world: Any, list_rivals: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fewer: int
+) -> None:
+    told, fit = [], SasRec.fit
+    monkeypatch.setattr(SasRec, "fit", staticmethod(lambda *a, **o: told.append(o["num_negatives"]) or fit(*a, **o)))
+    most = len(world.live) - fewer
+    list_rivals(tmp_path / "out", sasrec_max_items=most)
+    assert told == [most if fewer else None]
 
 
 def test_nothing_held_out_fits_nothing(world: Any, list_rivals: Callable[..., Path], tmp_path: Path) -> None:
