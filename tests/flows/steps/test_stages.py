@@ -259,7 +259,10 @@ def test_a_stage_whose_flow_was_stopped_is_ended_and_not_tried_again(tmp_path):
 @pytest.mark.parametrize(("number", "whom"), [(signal.SIGTERM, os.kill), (signal.SIGINT, os.killpg)])
 def test_a_signal_ends_a_flow_and_all_it_started(tmp_path, root, number, whom):
     """Ctrl-C in a terminal reaches the stages as well, and what a signal ended is tried again, else."""
-    (tmp_path / "long.py").write_text("import time; print('began', flush=True); time.sleep(120)")
+    says = (
+        "import os, time; os.write(1, b'began' + bytes([10])); time.sleep(120)"  # one write: two stages say it at once
+    )
+    (tmp_path / "long.py").write_text(says)
     code = """
 import signal
 from pathlib import Path
