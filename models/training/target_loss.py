@@ -32,14 +32,28 @@ def target_logits(model: Any, tokens_BT: Tensor, span_BT: Tensor, positions_BT: 
     """What a model says at the targets of a packed batch, (n, V) float32. Arguments as in Batch."""
     hidden_BTD = model.base_model(
         input_ids=tokens_BT,
-        attention_mask=visibility(span_BT),
+        attention_mask=masks(model.config, span_BT, positions_BT),
         position_ids=positions_BT,
         use_cache=False,
         **block_keywords(model, positions_BT),
     ).last_hidden_state
     hidden_nD = hidden_BTD.flatten(0, 1).index_select(0, source)
     logits_nV: Tensor = model.get_output_embeddings()(hidden_nD).float()
-    return logits_nV
+    softcap = getattr(model.config, "final_logit_softcapping", None)  # Gemma 2: the decoder caps them, so does this
+    return logits_nV if softcap is None else torch.tanh(logits_nV / softcap) * softcap
+
+
+def masks(config: Any, span_BT: Tensor, positions_BT: Tensor) -> Tensor | dict[str, Tensor]:
+    """`visibility` for every layer, or one a kind of layer where some see a sliding window (Gemma).
+
+    transformers takes a mask of four dimensions as it is, so the window must stand in it. It counts positions, which
+    in a tree are not places, as the decoder's does.
+    """
+    seen = visibility(span_BT)
+    if "sliding_attention" not in (getattr(config, "layer_types", None) or ()):
+        return seen
+    near_BTT = positions_BT[:, :, None] - positions_BT[:, None, :] < config.sliding_window
+    return {"full_attention": seen, "sliding_attention": seen.masked_fill(~near_BTT[:, None], -torch.inf)}
 
 
 def visibility(span_BT: Tensor) -> Tensor:
