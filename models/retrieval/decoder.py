@@ -4,7 +4,7 @@ Not a stage. Every forward pass after the prompt's is one row a request: the tok
 and a mask lets each see the prompt, its ancestors and itself (tree attention). Nothing of the cache is copied, repeated
 or reordered when beams fork and die; the room for all tokens to come is allocated with the prompt.
 
-Which models: causal LMs of the families below (SmolLM is a Llama), whose layers see everything or a sliding window
+Which models: causal LMs of `FAMILIES` (SmolLM is a Llama), whose layers see everything or a sliding window
 (`layer_types`); Gemma 2 with eager attention, as it caps its attention logits, which sdpa cannot. A window is a mask
 here, since tokens of the tree are no sequence.
 
@@ -23,9 +23,9 @@ import torch
 from torch.nn import functional
 
 from models.language.plain import PlainModel
+from models.language.pretrained import FAMILIES
 from plumline.errors import InputError, PlumlineError
 
-_FAMILIES = ("gemma", "gemma2", "gemma3_text", "llama", "olmo2", "qwen2", "qwen3", "smollm3")
 _KINDS = {"full_attention", "sliding_attention"}
 _ATTENTION = ("sdpa", "eager")
 
@@ -119,8 +119,8 @@ def check_model(model: Any) -> None:
         raise InputError(
             f"attention {config._attn_implementation!r}: load the model with attn_implementation='sdpa' (or 'eager')"
         )
-    if config.model_type not in _FAMILIES:  # others scale their logits or hide their windows, and would be scored wrong
-        raise InputError(f"a model of type {config.model_type!r}: the families decoded here are {', '.join(_FAMILIES)}")
+    if config.model_type not in FAMILIES:  # others scale their logits or hide their windows, and would be scored wrong
+        raise InputError(f"a model of type {config.model_type!r}: the families decoded here are {', '.join(FAMILIES)}")
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if not kinds <= _KINDS:
         raise InputError(f"layers {sorted(kinds - _KINDS)}: only {sorted(_KINDS)} are decoded here")

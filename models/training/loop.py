@@ -291,7 +291,10 @@ class _Loop:
                 parts["adam_step"] = state["step"]
                 if self.average is not None:
                     parts["average"] = self.average.values[name]
-                tensors |= {f"{part}/{name}": whole(value.detach()).cpu() for part, value in parts.items()}
+                for part, value in parts.items():
+                    gathered = whole(value.detach())  # by all processes together; one keeps it
+                    if self.accelerator.is_main_process:
+                        tensors[f"{part}/{name}"] = gathered.cpu()
         if self.accelerator.is_main_process:
             checkpoint.save(tensors, {**asdict(self.tally), "seconds": seconds})
         self.accelerator.wait_for_everyone()

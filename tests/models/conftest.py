@@ -177,6 +177,58 @@ def rank(world: World) -> Callable[..., Path]:
     return make
 
 
+SPECIAL: dict[str, dict[str, str]] = {
+    "qwen3": {"eos_token": "</s>", "pad_token": "</s>"},
+    "llama": {"bos_token": "<|begin|>", "eos_token": "<|end|>"},  # no padding of its own
+    "gemma3_text": {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"},  # they bear our names
+}
+"""Special tokens of the tokenizers that published models of a family have."""
+
+
+@pytest.fixture(scope="session")
+def make_foreign() -> Callable[..., Any]:
+    """(folder, family, tied, layers) → a folder with model and tokenizer as others publish them; returns the model.
+
+    300 rows for fewer tokens, padded, as many are.
+    """
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    from models.language.model import save_language_model
+
+    def make(folder: Path, family: str = "qwen3", tied: bool = True, layers: int = 3) -> Any:
+        backend = Tokenizer(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        trainer = trainers.BpeTrainer(vocab_size=290, initial_alphabet=alphabet, show_progress=False)
+        backend.train_from_iterator(["a thing of things", "another thing, other than that"] * 3, trainer)
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **SPECIAL[family])
+        tokenizer.save_pretrained(folder)
+        window = {"sliding_window": 16, "layer_types": ["sliding_attention", *["full_attention"] * (layers - 1)]}
+        config = AutoConfig.for_model(
+            family,
+            vocab_size=300,
+            hidden_size=16,
+            num_hidden_layers=layers,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=8,
+            intermediate_size=24,
+            tie_word_embeddings=tied,
+            **{f"{name}_id": tokenizer.convert_tokens_to_ids(token) for name, token in SPECIAL[family].items()},
+            **(window if family == "gemma3_text" else {}),
+        )
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config)
+        with torch.no_grad():
+            model.get_input_embeddings().weight += 0.5  # as of trained ones, their mean is not zero
+        save_language_model(model, folder)
+        return model
+
+    return make
+
+
 @pytest.fixture
 def tree() -> tuple[Examples, list[list[int]]]:
     """A sequence 20 21 22; trunk 1 2 3 [branch 4 5, then leaf 6 7 | leaf 8 9] 10 11; and the paths to the targets."""

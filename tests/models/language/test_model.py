@@ -1,5 +1,6 @@
 """Models: built, adopted, saved, loaded, refused."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,39 +83,6 @@ def test_where_the_rows_of_a_model_from_scratch_start(world: Any, words: Vocabul
     assert len(torch.unique(embedding[words.reserved_base :], dim=0)) == len(words.reserved)
 
 
-def make_foreign(folder: Path, tied: bool = True, layers: int = 3) -> Any:
-    """A folder with model and tokenizer as others publish them: 300 rows for 274 tokens, padded, as many are."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
-
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=290, initial_alphabet=alphabet, show_progress=False)
-    backend.train_from_iterator(["a thing of things", "another thing, other than that"] * 3, trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", pad_token="</s>")
-    tokenizer.save_pretrained(folder)
-    config = AutoConfig.for_model(
-        "qwen3",
-        vocab_size=300,
-        hidden_size=16,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        intermediate_size=24,
-        tie_word_embeddings=tied,
-        pad_token_id=258,
-        eos_token_id=258,
-    )
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config)
-    with torch.no_grad():
-        model.get_input_embeddings().weight += 0.5  # as of trained ones, their mean is not zero
-    save_language_model(model, folder)
-    return model
-
-
 def make_words(world: Any, out: Path, **params: Any) -> Vocabulary:
     out.mkdir()
     inputs = {name: getattr(world, name) for name in ("catalog", "histories", "sids")}
@@ -124,9 +92,11 @@ def make_words(world: Any, out: Path, **params: Any) -> Vocabulary:
 
 @pytest.mark.parametrize("start", ["codebook", "titles", "mean", "noise"])
 @pytest.mark.parametrize(("tied", "trim"), [(True, False), (False, True)])
-def test_pretrained_is_extended(world: Any, tmp_path: Path, start: str, tied: bool, trim: bool) -> None:
+def test_pretrained_is_extended(
+    world: Any, make_foreign: Callable[..., Any], tmp_path: Path, start: str, tied: bool, trim: bool
+) -> None:
     """Its text rows stay, those that are needed; reserved tokens get rows of their own, all different."""
-    before = make_foreign(tmp_path / "foreign", tied)
+    before = make_foreign(tmp_path / "foreign", tied=tied)
     words = make_words(world, tmp_path / "words", text_model=str(tmp_path / "foreign"), trim_text=trim)
     assert (257 < words.reserved_base < 274) if trim else words.reserved_base == 274
     told = LanguageParams(pretrained=str(tmp_path / "foreign"), sid_init=start)  # type: ignore[arg-type]
@@ -150,7 +120,7 @@ def test_pretrained_is_extended(world: Any, tmp_path: Path, start: str, tied: bo
     assert torch.equal(logits(model.eval(), words), logits(again, words))
 
 
-def test_the_first_layers_of_a_pretrained_model(world: Any, tmp_path: Path) -> None:
+def test_the_first_layers_of_a_pretrained_model(world: Any, make_foreign: Callable[..., Any], tmp_path: Path) -> None:
     before = make_foreign(tmp_path / "foreign")
     words = make_words(world, tmp_path / "words", text_model=str(tmp_path / "foreign"))
     told = LanguageParams(pretrained=str(tmp_path / "foreign"), pretrained_layers=2)
@@ -160,6 +130,17 @@ def test_the_first_layers_of_a_pretrained_model(world: Any, tmp_path: Path) -> N
         assert torch.equal(weight, before.model.layers.state_dict()[name])
     with pytest.raises(InputError, match="has 3"):
         build_language_model(told.model_copy(update={"pretrained_layers": 4}), words, 1)
+
+
+def test_a_pretrained_model_that_is_not_decoded_is_refused_before_its_training(
+    world: Any, make_foreign: Callable[..., Any], tmp_path: Path
+) -> None:
+    make_foreign(tmp_path / "foreign")
+    words = make_words(world, tmp_path / "words", text_model=str(tmp_path / "foreign"))
+    config = tmp_path / "foreign" / "config.json"
+    config.write_text(config.read_text().replace('"qwen3"', '"granite"'))
+    with pytest.raises(InputError, match=r"of type granite, which nothing here decodes; choose one of .*qwen3"):
+        build_language_model(LanguageParams(pretrained=str(tmp_path / "foreign")), words, 1)
 
 
 def test_a_quantizer_of_other_levels_is_refused(words: Vocabulary, tmp_path: Path) -> None:
