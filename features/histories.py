@@ -201,7 +201,7 @@ def _queries(steps: "ir.Table", live: "ir.Table", after: date, last: date, max_e
         relevant=_.steps.map(lambda step: step["item"]),
         rewards=_.steps.map(lambda step: step["reward"]),
     )
-    before = steps.select("user_id", "item_id", "micros", "event_id", past_day=steps.day)
+    before = steps.select("user_id", "item_id", "micros", "event_id", *NUMBERS, past_day=steps.day)
     past = targets.select("user_id", "day").join(before, "user_id").filter(_.past_day < _.day)
     return _asked(targets, past, max_events)
 
@@ -218,7 +218,7 @@ def _last_events(steps: "ir.Table", live: "ir.Table", as_of: date, max_events: i
     targets = last.group_by("user_id", "day").agg(
         relevant=_.last_item.collect(), rewards=_.reward.cast("float32").collect()
     )
-    before = steps.select("user_id", "item_id", "micros", "event_id")
+    before = steps.select("user_id", "item_id", "micros", "event_id", *NUMBERS)
     past = last.join(before, "user_id").filter(
         (_.micros < _.last_micros) | ((_.micros == _.last_micros) & (_.event_id < _.last_id))
     )
@@ -232,7 +232,8 @@ def _asked(targets: "ir.Table", past: "ir.Table", max_events: int) -> "ir.Table"
 
     newest_first = ibis.window(group_by=["user_id", "day"], order_by=[ibis.desc("micros"), ibis.desc("event_id")])
     past = past.mutate(rank=ibis.row_number().over(newest_first)).filter(_.rank < max_events)
-    step = ibis.struct({"micros": _.micros, "id": _.event_id, "item": _.item_id})
+    numbers = {name: _[name] for name in NUMBERS}
+    step = ibis.struct({"micros": _.micros, "id": _.event_id, "item": _.item_id, **numbers})
     lists = past.mutate(step=step).group_by("user_id", "day").agg(steps=_.step.collect())
     lists = lists.mutate(steps=_.steps.sort())
     lists = lists.select(
@@ -240,6 +241,7 @@ def _asked(targets: "ir.Table", past: "ir.Table", max_events: int) -> "ir.Table"
         "day",
         item_ids=_.steps.map(lambda step: step["item"]),
         timestamps=_.steps.map(lambda step: step.micros // 1000),
+        **{name: _.steps.map(lambda step, name=name: step[name].cast("float32")) for name in NUMBERS},
     )
     joined = targets.left_join(lists, ["user_id", "day"])
     return joined.select(
@@ -249,6 +251,7 @@ def _asked(targets: "ir.Table", past: "ir.Table", max_events: int) -> "ir.Table"
         timestamps=ibis.coalesce(joined.timestamps, ibis.literal([], type="array<int64>")),
         relevant=joined.relevant,
         rewards=joined.rewards,
+        **{name: ibis.coalesce(joined[name], ibis.literal([], type="array<float32>")) for name in NUMBERS},
     ).order_by("user_id", "day")
 
 
@@ -337,6 +340,19 @@ def read_last_events(folder: Path) -> pa.Table:
 def read_pairs(folder: Path) -> pa.Table:
     """PAIRS of artifacts/histories, sorted by item_a, item_b."""
     return read_parquet(folder / "pairs.parquet")
+
+
+def flat_numbers(histories: pa.Table, name: str, lengths: np.ndarray) -> np.ndarray:
+    """One numeric list column of a HISTORIES or QUERIES table, flat.
+
+    lengths: (U,) events of each row; a row whose list is null has that many unknowns. Returns (E,) float32, NaN where
+    it is not known.
+    """
+    lists = histories.column(name).combine_chunks()
+    flat = np.full(int(lengths.sum()), np.nan, dtype=np.float32)
+    there = np.repeat(lists.is_valid().to_numpy(zero_copy_only=False), lengths)
+    flat[there] = lists.flatten().to_numpy(zero_copy_only=False)
+    return flat
 
 
 def item_counts(folder: Path) -> dict[str, float]:

@@ -112,13 +112,15 @@ QUERIES = Contract(
             "timestamps": pa.list_(pa.int64()),
             "relevant": pa.list_(pa.string()),
             "rewards": pa.list_(pa.float32()),
+            **{name: pa.list_(pa.float32()) for name in NUMBERS},
         }
     ),
     required=("user_id", "day", "item_ids", "timestamps", "relevant"),
 )
 """One row a user and held-out day: what was known before that day, and the distinct items of that day (sorted).
 
-rewards: what each of these items was worth to the user that day, the largest where there were several events."""
+rewards: what each of these items was worth to the user that day, the largest where there were several events. The
+numbers are those of the events in item_ids, as in HISTORIES."""
 
 PAIRS = Contract(
     name="pairs",

@@ -24,14 +24,13 @@ from models.corpus.cpt_heldout import hold_out
 from models.corpus.examples import Examples, ExamplesBuilder
 from models.corpus.material import CorpusParams, Material
 from models.corpus.prefix_names import name_prefixes
+from models.language.facts import CHANNEL_TOKENS, Feature, add_features
 from models.language.phrases import PHRASES
-from models.language.prompt import EventTokens
 from plumline.errors import InputError
 
 EVENT_NUMBERS = ("watch_ratio", "watch_time_s", "rating", "price", "quantity")
 """Numbers of an event that stand behind its item, in this order, where the vocabulary has them."""
 ITEM_NUMBERS = ("item_price", "item_age_days", "duration_s")
-_CHANNEL_TOKENS = 8  # of a channel that stands in a history, where every event repeats it
 
 
 @dataclass(frozen=True)
@@ -115,11 +114,17 @@ class _Writer:
 
     def feature(self, without: set[int]) -> None:
         """Make the stream of events with features; items that are held out have no channel in it."""
-        channels = {r: ids[:_CHANNEL_TOKENS] for r, ids in self.texts["channel"].items() if r not in without}
-        numbers = event_number_tokens(self.material)
-        self.has_features = bool(channels) or bool((numbers >= 0).any())
+        events = self.material.events
+        channels = {r: ids[:CHANNEL_TOKENS] for r, ids in self.texts["channel"].items() if r not in without}
+        channel = Feature.of([channels.get(row, []) for row in range(len(self.sid_ids))]).take(events.rows)
+        numbers = [
+            Feature.of_number(self.words, name, events.numbers[name])
+            for name in EVENT_NUMBERS
+            if name in events.numbers and name in self.words.numbers
+        ]
+        self.has_features = bool(channels) or any(len(number.tokens) for number in numbers)
         if self.has_features:
-            self.featured = add_features(self.material.stream, self.material.events.rows, channels, numbers)
+            self.featured = add_features(self.material.stream, [channel, *numbers])
 
     def windows(self, user: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
         """Windows of a user's events, latest first, each with features or bare as chance has it."""
@@ -137,8 +142,7 @@ class _Writer:
 
     def _gap(self, event: int) -> int:
         """Tokens of the gap before an event, 0 or 1."""
-        starts = self.material.stream.starts
-        return int(starts[event + 1] - starts[event]) - self.levels
+        return int(self.material.stream.sids[event] - self.material.stream.starts[event])
 
     def is_sid_but_first(self, tokens: np.ndarray) -> np.ndarray:
         """Which tokens of a window are SIDs that something stands before, whole ones only. Returns (t,) bool."""
@@ -207,43 +211,6 @@ class _Writer:
         if targets.any():
             span = np.arange(len(tokens), 0, -1, dtype=np.int32)
             builder.add_tree(tokens, span, targets.astype(np.int8), kind, 1.0)
-
-
-def add_features(
-    stream: EventTokens, rows: np.ndarray, channels: dict[int, list[int]], numbers: np.ndarray
-) -> EventTokens:
-    """The stream of events, each with its item's channel and its own numbers behind it.
-
-    rows: (E,) row of each event's item. channels: row → tokens. numbers: (E, M) tokens, -1: none.
-    """
-    width = np.zeros(int(rows.max(initial=-1)) + 1, dtype=np.int64)
-    told = [row for row in channels if row < len(width)]
-    width[told] = [len(channels[row]) for row in told]
-    flat = np.array([i for row in sorted(told) for i in channels[row]], dtype=np.int32)
-    own = np.diff(stream.starts)
-    told_n, numbered_n = width[rows], (numbers >= 0).sum(axis=1)
-    starts = np.concatenate([[0], np.cumsum(own + told_n + numbered_n)]).astype(np.int64)
-    tokens = np.empty(starts[-1], dtype=np.int32)
-    tokens[_places(starts[:-1], own)] = stream.tokens
-    tokens[_places(starts[:-1] + own, told_n)] = flat[_places((np.cumsum(width) - width)[rows], told_n)]
-    tokens[_places(starts[:-1] + own + told_n, numbered_n)] = numbers[numbers >= 0]
-    return EventTokens(tokens, starts)
-
-
-def _places(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """starts[0] … starts[0] + lengths[0] - 1, then those of the next, flat."""
-    before = np.cumsum(lengths) - lengths
-    return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))
-
-
-def event_number_tokens(material: Material) -> np.ndarray:
-    """Tokens of the numbers of all events, (E, M) int64, -1 where there is none."""
-    words: Any = material.words
-    events = material.events
-    known = events.numbers
-    names = [name for name in EVENT_NUMBERS if name in known and name in words.numbers]
-    columns = [words.number_tokens(name, known[name]) for name in names]
-    return np.stack(columns, axis=1) if columns else np.zeros((len(events.rows), 0), dtype=np.int64)
 
 
 def _item_number_tokens(material: Material) -> dict[int, list[int]]:

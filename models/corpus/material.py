@@ -13,10 +13,11 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from features.catalog import Catalog
-from features.histories import read_histories
+from features.histories import flat_numbers, read_histories
 from models.corpus.teacher import TeacherParams
+from models.language.facts import EventTokens
 from models.language.numbers import item_numbers as of_catalogue
-from models.language.prompt import EventTokens, render_events
+from models.language.prompt import render_events
 from models.language.words import Vocabulary, read_profiles
 from models.semantic_ids.table import SidTable
 from plumline.errors import InputError
@@ -111,24 +112,11 @@ class Events:
         return first
 
 
-def flat_numbers(histories: pa.Table, name: str, lengths: np.ndarray) -> np.ndarray:
-    """One numeric list column of a HISTORIES table, flat.
-
-    lengths: (U,) events of each user; a user whose list is null has that many unknowns. Returns (E,) float32, NaN where
-    it is not known.
-    """
-    lists = histories.column(name).combine_chunks()
-    flat = np.full(int(lengths.sum()), np.nan, dtype=np.float32)
-    there = np.repeat(lists.is_valid().to_numpy(zero_copy_only=False), lengths)
-    flat[there] = lists.flatten().to_numpy(zero_copy_only=False)
-    return flat
-
-
 @dataclass(frozen=True)
 class Material:
     """What both sets of examples are made of.
 
-    words, sids, events: as read. stream: tokens of all events. profiles: user id → column → value.
+    words, sids, events: as read. stream: tokens of all events, without features. profiles: user id → column → value.
     texts: describing column → row of the SID table → text. topics: row → its topics, each by itself.
     item_numbers: item_price, item_age_days (on the day of the last event), duration_s → (N,) float32 by row of the SID
     table, NaN where not known.

@@ -25,7 +25,16 @@ from tqdm import tqdm
 from models.corpus.examples import Examples, ExamplesBuilder
 from models.corpus.material import MS_PER_DAY, CorpusParams, Material
 from models.corpus.teacher import Teacher, draw
-from models.language.prompt import Profile, render_head, render_tail
+from models.language.facts import TEXTS, EventTokens, Feature, ItemFacts, asked_texts
+from models.language.prompt import (
+    Profile,
+    most_context_tokens,
+    most_event_tokens,
+    render_context,
+    render_head,
+    render_tail,
+    tell_events,
+)
 from plumline.errors import InputError
 
 _NOTHING = np.zeros(0, dtype=np.int64)
@@ -67,7 +76,9 @@ class _TreeWriter:
 
     def __init__(self, params: CorpusParams, material: Material, last_day: int, rng: np.random.Generator) -> None:
         self.params, self.rng = params, rng
-        self.words, self.events, self.stream = material.words, material.events, material.stream
+        self.words, self.events = material.words, material.events
+        self.facts = _item_facts(material)
+        self.stream = _prompt_stream(material, self.facts)
         self.levels = self.words.space.num_levels
         self.longest = self.words.shape.max_history
         self.sid_ids = self.words.sid_token_ids(material.sids.codes).astype(np.int32)
@@ -89,13 +100,14 @@ class _TreeWriter:
         self.shared = "context" not in template or template.index("context") > template.index("history")
         needed = (
             2 * self._frame(self.words.shape.max_profile_tokens)
-            + self.longest * (self.levels + 1)
+            + self.longest * most_event_tokens(self.words)
             + (params.day_targets + params.taught_targets) * self.levels
         )
         if params.max_tokens < needed:
             raise InputError(
                 f"corpus.max_tokens {params.max_tokens} cannot hold a prompt of {self.longest} items and its targets; "
                 f"give {needed}, or lower vocabulary.max_history or corpus.day_targets"
+                + (", or name fewer vocabulary.history_features" if self.words.shape.history_features else "")
             )
 
     def _target_stops(self, last_day: int) -> np.ndarray:
@@ -169,10 +181,10 @@ class _TreeWriter:
     def tree(self, window: Window, profile: Profile) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Tokens, spans and targets of a window, each (t,)."""
         words, stream = self.words, self.stream
-        context = [] if self.shared else self.sid_ids[self.events.rows[window.branches[0] - 1]].tolist()
+        context = [] if self.shared else self._context(window.branches[0] - 1)
         head = np.array(render_head(words, profile, context), dtype=np.int32)
         tokens, span, loss = [head], [np.zeros(len(head), dtype=np.int32)], [np.zeros(len(head), dtype=np.int8)]
-        at = int(stream.starts[window.start + 1]) - self.levels  # a first item has no gap before it
+        at = int(stream.sids[window.start])  # a first item has no gap before it
         first_target = int(np.searchsorted(self.events.timestamps[window.start : window.stop], self.first_recent))
         first_target = int(stream.starts[window.start + first_target]) if window.recent else 0
 
@@ -187,10 +199,10 @@ class _TreeWriter:
             loss.append(targets)
 
         for event in window.branches:
-            until = int(stream.starts[event + 1]) - self.levels  # the gap before the target belongs to the trunk
+            until = int(stream.sids[event])  # the gap before the target belongs to the trunk
             grow(until)
             at = until
-            context = self.sid_ids[self.events.rows[event - 1]].tolist() if event > window.start else []
+            context = self._context(event - 1) if event > window.start else []
             tail = np.array(render_tail(words, profile, context), dtype=np.int32)
             rows = np.concatenate([self._targets(event), self.taught.get(event, _NOTHING)])
             items = self.sid_ids[rows].reshape(-1)
@@ -205,8 +217,13 @@ class _TreeWriter:
         return np.concatenate(tokens), joined, np.concatenate(loss)
 
     def _frame(self, num_profile_tokens: int) -> int:
-        """Most tokens of a prompt beside its history: <user> …, <context> sid, two more."""
-        return 4 + num_profile_tokens + self.levels
+        """Most tokens of a prompt beside its history: <user> …, <context> … sid, two more."""
+        return 4 + num_profile_tokens + most_context_tokens(self.words)
+
+    def _context(self, event: int) -> list[int]:
+        """The context segment of a request whose most recent event is this one."""
+        row = int(self.events.rows[event])
+        return render_context(self.words, self.sid_ids[row].tolist(), self.facts[row] if self.facts else ItemFacts())
 
     def _num_drawn(self, event: int) -> int:
         """Events of a branch that are targets: of the days that begin at `event`, else the event alone."""
@@ -226,6 +243,21 @@ class _TreeWriter:
         if len(distinct) <= self.params.day_targets:
             return distinct
         return distinct[np.sort(self.rng.choice(len(distinct), self.params.day_targets, replace=False))]
+
+
+def _item_facts(material: Material) -> list[ItemFacts]:
+    """Of each row of the SID table; empty if prompts ask for no text."""
+    rows = range(len(material.sids.item_ids))
+    texts = [[material.texts.get(name, {}).get(row) for row in rows] for name in TEXTS]
+    return ItemFacts.render(material.words, *texts) if asked_texts(material.words) else []
+
+
+def _prompt_stream(material: Material, facts: list[ItemFacts]) -> EventTokens:
+    """Tokens of all events as prompts tell them."""
+    channels = Feature.of([one.channel for one in facts])
+    if facts:
+        channels = channels.take(material.events.rows)
+    return tell_events(material.words, material.stream, channels, material.events.numbers)
 
 
 def draw_targets(rewards: np.ndarray, cap: float, rng: np.random.Generator) -> np.ndarray:

@@ -13,19 +13,25 @@ enter a sequence as ids, never as text.
 The edges of the numbers are quantiles of what the histories and the catalogue hold, and stand in vocabulary.json:
 {"numbers": {"rating": {"first_id": 2067, "edges": [2.0, 3.0, 4.0, 5.0]}}} makes <rating_0> (below 2), <rating_1>
 (2 up to 3) … <rating_4> (5 and more). A number that nobody knows, or that is the same everywhere, has no tokens.
+
+How a prompt looks stands there as well, and its features (`history_features`, `context_features`, `max_title_tokens`)
+only where it has some: a release serves what it was trained on, and one of before there were features has none.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.compute as pc
+from pydantic import Field
 
 from features.catalog import Catalog
 from features.histories import read_histories
 from models.language.numbers import learn_edges
 from models.language.phrases import PHRASES
+from models.language.prompt import most_tokens
 from models.language.sid_text import write_sid_text
 from models.language.text_tokenizer import add_special, load_tokenizer, train_tokenizer, trim_tokenizer
 from models.language.words import CONTROL, Vocabulary, clean_text, profile_text, read_profiles
@@ -36,10 +42,10 @@ from plumline.schema import DESCRIBING
 from plumline.stage import Params, main, say
 from plumline.tables import save_arrays
 
-if TYPE_CHECKING:
-    pass
-
 Segment = Literal["history", "user", "context"]
+HistoryFeature = Literal["channel", "watch_ratio", "watch_time_s", "rating", "price", "quantity"]
+"""The item's channel, or a number of the event (plumline.schema.NUMBERS)."""
+ContextFeature = Literal["channel", "title"]
 
 
 class VocabularyParams(Params):
@@ -63,6 +69,13 @@ class VocabularyParams(Params):
     """Segments of a prompt, in order; `history` must be there, the others may be left out."""
     max_history: int = 50
     """Items of a history that a prompt holds, the most recent ones."""
+    history_features: tuple[HistoryFeature, ...] = ()
+    """What stands behind each SID of a history, in order, where it is known: the item's channel, the event's numbers
+    (PLUM Figure 2). Each number costs a prompt max_history tokens, the channel up to 8 times as many."""
+    context_features: tuple[ContextFeature, ...] = ()
+    """What stands before the SID of the context item, in order, where it is known."""
+    max_title_tokens: int = Field(default=12, ge=1)
+    """Tokens of a title in context_features."""
     max_profile_tokens: int = 24
     """Tokens of all profile features of a user together."""
     max_profile_values: int = 128
@@ -118,13 +131,38 @@ def run(params: VocabularyParams, *, catalog: Path, histories: Path, sids: Path,
             "max_history": params.max_history,
             "profile_columns": columns,
             "max_profile_tokens": params.max_profile_tokens,
+            **_features(params),
         },
     )
-    write_sid_text(Vocabulary.load(out), table, known)
+    words = Vocabulary.load(out)
+    write_sid_text(words, table, known)
     say(
         f"vocabulary: {reserved_base} text tokens, {len(tokenizer) - reserved_base} reserved ({space.num_tokens} SID, "
-        f"{len(buckets)} of numbers: {', '.join(edges) or 'none'})"
+        f"{len(buckets)} of numbers: {', '.join(edges) or 'none'}); {_cost(words)}"
     )
+
+
+def _features(params: VocabularyParams) -> dict[str, Any]:
+    """What vocabulary.json says of the features of a prompt; nothing if it has none, as in older ones."""
+    if not params.history_features and not params.context_features:
+        return {}
+    return {
+        "history_features": list(params.history_features),
+        "context_features": list(params.context_features),
+        "max_title_tokens": params.max_title_tokens,
+    }
+
+
+def _cost(words: Vocabulary) -> str:
+    """How long a prompt can be, with and without its features."""
+    shape = words.shape
+    bare = most_tokens(replace(words, shape=replace(shape, history_features=(), context_features=())))
+    told = f"a prompt of {shape.max_history} items takes at most {bare} tokens"
+    if most_tokens(words) == bare:
+        return told
+    parts = (("history", shape.history_features), ("context", shape.context_features))
+    names = "; ".join(f"{', '.join(names)} of the {part}" for part, names in parts if names)
+    return f"{told}, {most_tokens(words)} with its features ({names})"
 
 
 def _text_tokenizer(
@@ -158,6 +196,15 @@ def _check(params: VocabularyParams) -> None:
         raise InputError(
             f"vocabulary.template is {list(params.template)}; it must name history, and no segment twice, "
             "out of history, user, context"
+        )
+    for name in ("history_features", "context_features"):
+        given = list(getattr(params, name))
+        if len(set(given)) != len(given):
+            raise InputError(f"vocabulary.{name} is {given}; name each feature once")
+    if params.context_features and "context" not in params.template:
+        raise InputError(
+            f"vocabulary.context_features is {list(params.context_features)}, but template {list(params.template)} has "
+            "no context; add it, or give [] as context_features"
         )
     if params.text_model is None and params.text_tokens < 256:
         raise InputError(f"vocabulary.text_tokens is {params.text_tokens}; a byte-level tokenizer needs 256 or more")

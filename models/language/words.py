@@ -35,13 +35,18 @@ class PromptShape:
     """What a prompt looks like; serving reads it where training wrote it.
 
     template: segments in order. max_history: items. profile_columns: columns of users that are features, sorted.
-    max_profile_tokens: tokens of all of them.
+    max_profile_tokens: tokens of all of them. history_features: what stands behind each SID of the history, in order:
+    "channel", or a number of the event. context_features: what stands before the SID of the context, in order:
+    "channel", "title". max_title_tokens: of a title.
     """
 
     template: tuple[str, ...]
     max_history: int
     profile_columns: tuple[str, ...]
     max_profile_tokens: int
+    history_features: tuple[str, ...] = ()
+    context_features: tuple[str, ...] = ()
+    max_title_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,9 @@ class Vocabulary:
                     max_history=raw["max_history"],
                     profile_columns=tuple(raw["profile_columns"]),
                     max_profile_tokens=raw["max_profile_tokens"],
+                    history_features=tuple(raw.get("history_features", ())),  # older ones have none
+                    context_features=tuple(raw.get("context_features", ())),
+                    max_title_tokens=raw.get("max_title_tokens", 0),
                 ),
                 numbers={
                     name: Numbers(about["first_id"], tuple(about["edges"]))

@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from models.retrieval.retriever import Request
+from plumline.schema import NUMBERS
 from plumline.stage import hash_seed
 from plumline.tables import read_parquet, write_parquet
 
@@ -43,7 +45,8 @@ _LISTS = pa.schema(
 class Query:
     """A user-day that is held out. history: (item_id, epoch ms) before it, oldest first.
 
-    rewards: what the relevant items were worth, where that is known.
+    rewards: what the relevant items were worth, where that is known. numbers: numeric column of events → (n,) float32
+    of the history, NaN where not known; columns of which nothing is known are left out.
     Or one event of the day (leave-one-out): then the history goes up to that event.
     """
 
@@ -52,6 +55,7 @@ class Query:
     history: list[tuple[str, int]]
     relevant: frozenset[str]
     rewards: Mapping[str, float] = field(default_factory=dict, compare=False)
+    numbers: Mapping[str, np.ndarray] = field(default_factory=dict, compare=False)
 
     @property
     def seen(self) -> frozenset[str]:
@@ -65,7 +69,8 @@ class Query:
         """
         noon = datetime(self.day.year, self.day.month, self.day.day, 12, tzinfo=UTC)
         at_ms = max([int(noon.timestamp() * 1000), *(time for _, time in self.history[-1:])])
-        return Request(history=self.history, profile=profile, at_ms=at_ms)
+        numbers = {name: values.tolist() for name, values in self.numbers.items()}
+        return Request(history=self.history, profile=profile, at_ms=at_ms, numbers=numbers)
 
 
 def read_sample(histories: Path, max_queries: int, seed: int, *, last_events: bool = False) -> list[Query]:
@@ -81,6 +86,13 @@ def read_sample(histories: Path, max_queries: int, seed: int, *, last_events: bo
 
 def to_queries(table: pa.Table) -> list[Query]:
     """Rows of QUERIES that have something relevant."""
+    from features.histories import flat_numbers
+
+    lengths = pc.list_value_length(table.column("item_ids")).to_numpy().astype(np.int64)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    known = [name for name in NUMBERS if name in table.column_names]  # older queries have none
+    flat = {name: flat_numbers(table, name, lengths) for name in known}
+    told = {name: values for name, values in flat.items() if not np.isnan(values).all()}
     return [
         Query(
             row["user_id"],
@@ -88,8 +100,9 @@ def to_queries(table: pa.Table) -> list[Query]:
             list(zip(row["item_ids"], row["timestamps"], strict=True)),
             relevant,
             dict(zip(row["relevant"], row.get("rewards") or (), strict=False)),
+            {name: values[start:stop] for name, values in told.items()},
         )
-        for row in table.to_pylist()
+        for row, start, stop in zip(table.drop_columns(known).to_pylist(), starts[:-1], starts[1:], strict=True)
         if (relevant := frozenset(row["relevant"]))
     ]
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import torch
 
+    from models.language.facts import ItemTexts
     from models.language.words import Vocabulary
     from models.retrieval.beam import Beams, Choice
     from models.retrieval.live_index import Epoch
@@ -40,6 +41,8 @@ class Request:
     """Who asks, and what may come back.
 
     history: (item_id, epoch milliseconds), oldest first; may be empty (a cold user). profile: feature → value.
+    numbers: numeric column of events (plumline.schema.NUMBERS) → its value of each event of the history, None or NaN
+    where it is not known; only what the prompts of the release hold is read.
     context_item: the item being looked at; None: the last one of the history. at_ms: when, epoch milliseconds; None: a
     day after the last event. exclude: items that must not come back (seen, blocked). rule: what all of them must
     fulfil (see `models/retrieval/rules.py`); `seen` in it are the items of the history. now_ms: from when the rule
@@ -53,6 +56,7 @@ class Request:
     exclude: frozenset[str] = frozenset()
     rule: Rule | None = None
     now_ms: int | None = None
+    numbers: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
 
     @property
     def whole_rule(self) -> Rule | None:
@@ -108,7 +112,8 @@ class Ask:
 class Retriever:
     """See the module's docstring. epoch: the index, as it was when the retriever was made.
 
-    codes_of: SID of every item that has one, retired ones included (they still tell something about a user).
+    codes_of: SID of every item that has one, retired ones included (they still tell something about a user). texts: of
+    the same items, as far as prompts hold any.
     """
 
     model: Any
@@ -116,6 +121,7 @@ class Retriever:
     epoch: Epoch
     codes_of: Mapping[str, tuple[int, ...]]
     device: torch.device | str
+    texts: ItemTexts
 
     @staticmethod
     def load(
@@ -136,6 +142,7 @@ class Retriever:
         Raises MixedReleaseError if the parts cannot belong together, ArtifactError if one cannot be read.
         """
         from features.catalog import Catalog
+        from models.language.facts import ItemTexts
         from models.language.model import check_vocabulary, load_language_model
         from models.language.plain import load_plain
         from models.language.words import Vocabulary
@@ -157,20 +164,30 @@ class Retriever:
             raise MixedReleaseError(f"{index} holds items that {sids} does not; take all parts from one release")
         items = Catalog.load(catalog).items
         retired = items.filter(items.column("retired")).column("item_id").to_pylist()
-        return Retriever(model, words, Epoch(segment), table.codes_of, device).without(retired)
+        texts = ItemTexts.of(words, items)
+        return Retriever(model, words, Epoch(segment), table.codes_of, device, texts).without(retired)
 
     def without(self, item_ids: Collection[str]) -> Retriever:
         """The same without these items, for good."""
         return replace(self, epoch=self.epoch.remove(item_ids)) if item_ids else self
 
     def with_items(self, items: pa.Table, codes: np.ndarray) -> Retriever:
-        """The same with further items, or other SIDs of known ones; see `Epoch.add`. codes: (n, L)."""
-        epoch = self.epoch.add(items, codes)
+        """The same with further items, or other SIDs of known ones. codes: (n, L).
+
+        items: what `Epoch.add` takes, and title and channel, if they are known, for prompts that hold them.
+        """
+        from models.language.facts import TEXTS
+
+        index = self.epoch.base.items.column_names
+        texts = self.texts.with_items(items)
+        epoch = self.epoch.add(
+            items.drop_columns([t for t in TEXTS if t in items.column_names and t not in index]), codes
+        )
         new = dict(zip(items.column("item_id").to_pylist(), map(tuple, codes.tolist()), strict=True))
         if not isinstance(self.codes_of, ChainMap):
-            return replace(self, epoch=epoch, codes_of=ChainMap(new, self.codes_of))  # type: ignore[arg-type]
+            return replace(self, epoch=epoch, texts=texts, codes_of=ChainMap(new, self.codes_of))  # type: ignore[arg-type]
         *added, whole = self.codes_of.maps  # the big one is never copied
-        return replace(self, epoch=epoch, codes_of=ChainMap({**ChainMap(*added), **new}, whole))
+        return replace(self, epoch=epoch, texts=texts, codes_of=ChainMap({**ChainMap(*added), **new}, whole))
 
     @cached_property
     def live_items(self) -> frozenset[str]:
@@ -179,13 +196,30 @@ class Retriever:
 
     def prompt(self, request: Request) -> Prompt:
         """Token ids of a request, in the template of the training."""
+        from models.language.facts import asked_texts
         from models.language.prompt import render_prompt
 
-        known = [(self.codes_of[item], time) for item, time in request.history if item in self.codes_of]
+        known = [place for place, (item, _) in enumerate(request.history) if item in self.codes_of]
         context = self.codes_of.get(request.context_item) if request.context_item is not None else None
         num_unknown = len(request.history) - len(known) + (request.context_item is not None and context is None)
+        shape = self.vocabulary.shape
+        told = [request.history[place] for place in known[-shape.max_history :]]
+        numbers = {name: request.numbers[name] for name in shape.history_features if name in request.numbers}
+        for name, values in numbers.items():
+            if len(values) != len(request.history):
+                raise InputError(
+                    f"numbers: {len(values)} of {name} for {len(request.history)} events; give one an event"
+                )
+        facts = self.texts.facts
         tokens = render_prompt(
-            self.vocabulary, history=known, profile=request.profile, context=context, at_ms=request.at_ms
+            self.vocabulary,
+            history=[(self.codes_of[item], time) for item, time in told],
+            profile=request.profile,
+            context=context,
+            at_ms=request.at_ms,
+            facts=[facts(item) for item, _ in told] if asked_texts(self.vocabulary) else (),
+            numbers={name: [values[place] for place in known[-len(told) :]] for name, values in numbers.items()},
+            context_facts=None if request.context_item is None else facts(request.context_item),
         )
         return Prompt(tokens, num_unknown)
 

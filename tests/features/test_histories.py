@@ -109,6 +109,9 @@ def test_by_hand(hand_home: Path, tmp_path: Path) -> None:
     last = [(q["user_id"], q["day"].day, q["item_ids"], q["relevant"]) for q in read_last_events(out).to_pylist()]
     assert last == [("u", 9, ["a", "b", "b", "c", "a", "c"], ["b"]), ("v", 9, [], ["b"])]
     assert read_queries(out).column("rewards").to_pylist()[1:] == [[2.0], [2.0]]  # quantity * 2
+    for table in (read_queries(out).slice(1), read_last_events(out)):  # the numbers of what was known, as in histories
+        assert [row[:4] for row in table.column("quantity").to_pylist()] == [user["quantity"], []]
+        assert table.column("rating").to_pylist() == [[None] * 6, []]
     labels = [
         (q["user_id"], q["day"].day, q["item_ids"], q["relevant"], q["rewards"]) for q in read_labels(out).to_pylist()
     ]
@@ -174,6 +177,12 @@ def test_two_hundred_events_are_kept_and_pairs_that_were_seen_twice_within_five_
     assert told.max_events == MAX_HISTORY  # what the online store keeps of a history
 
 
+def numbers_of(table: pa.Table) -> list[list[list[Any]]]:
+    """Row → numeric column → values."""
+    lists = zip(*(table.column(name).to_pylist() for name in NUMBERS), strict=True)
+    return [[[v if v is None else pytest.approx(v, rel=1e-6) for v in one] for one in row] for row in lists]
+
+
 @pytest.mark.parametrize("params", [{}, {"max_events": 4, "pair_window": 1, "min_pair_count": 1, "eval_days": 2}])
 def test_the_fast_path_equals_the_plain_one(world_home: Path, tmp_path: Path, params: dict[str, int]) -> None:
     chosen = HistoriesParams.model_validate({"eval_days": 5, **params})
@@ -192,6 +201,7 @@ def test_the_fast_path_equals_the_plain_one(world_home: Path, tmp_path: Path, pa
     pairs: Counter[tuple[str, str]] = Counter()
     queries = []
     last = []
+    asked_numbers: dict[str, list[list[list[float | None]]]] = {"queries": [], "last": []}
     for user, its in sorted(steps.items()):
         past = [step for step in its if step[0].date() <= AS_OF]
         if past:
@@ -206,13 +216,15 @@ def test_the_fast_path_equals_the_plain_one(world_home: Path, tmp_path: Path, pa
                     pairs[min(name, other), max(name, other)] += 1
         for day in sorted({step[0].date() for step in its if step[0].date() > AS_OF}):
             relevant = sorted({step[2] for step in its if step[0].date() == day} & live)
-            before = [step[2] for step in its if step[0].date() < day][-chosen.max_events :]
+            before = [step for step in its if step[0].date() < day][-chosen.max_events :]
             if relevant:
-                queries.append((user, day, before, relevant))
+                queries.append((user, day, [step[2] for step in before], relevant))
+                asked_numbers["queries"].append([[numbers[step[1]][name] for step in before] for name in NUMBERS])
         after = [n for n, step in enumerate(its) if step[0].date() > AS_OF and step[2] in live]
         if after:
-            before = [step[2] for step in its[: after[-1]]][-chosen.max_events :]
-            last.append((user, its[after[-1]][0].date(), before, [its[after[-1]][2]]))
+            before = its[: after[-1]][-chosen.max_events :]
+            last.append((user, its[after[-1]][0].date(), [step[2] for step in before], [its[after[-1]][2]]))
+            asked_numbers["last"].append([[numbers[step[1]][name] for step in before] for name in NUMBERS])
 
     got = read_histories(out)
     assert got.schema.equals(HISTORIES.schema)
@@ -226,13 +238,16 @@ def test_the_fast_path_equals_the_plain_one(world_home: Path, tmp_path: Path, pa
     assert [tuple(row.values()) for row in read_pairs(out).to_pylist()] == sorted(
         (a, b, count) for (a, b), count in pairs.items() if count >= chosen.min_pair_count
     )
+    others = ["timestamps", "rewards", *NUMBERS]
     table = read_queries(out)
     assert table.schema.equals(QUERIES.schema)
-    assert [tuple(row.values()) for row in table.drop_columns(["timestamps", "rewards"]).to_pylist()] == queries
+    assert [tuple(row.values()) for row in table.drop_columns(others).to_pylist()] == queries
+    assert numbers_of(table) == asked_numbers["queries"]
     assert [len(row) for row in table.column("timestamps").to_pylist()] == [len(query[2]) for query in queries]
     table = read_last_events(out)
     assert table.schema.equals(QUERIES.schema)
-    assert [tuple(row.values()) for row in table.drop_columns(["timestamps", "rewards"]).to_pylist()] == last
+    assert [tuple(row.values()) for row in table.drop_columns(others).to_pylist()] == last
+    assert numbers_of(table) == asked_numbers["last"]
     assert len(last) > 3
 
 

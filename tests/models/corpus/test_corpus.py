@@ -3,7 +3,7 @@
 import datetime
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from models.corpus.corpus import run
 from models.corpus.examples import KINDS, Examples
 from models.corpus.material import MS_PER_DAY, CorpusParams, Events, Material, item_texts
 from models.corpus.sft_examples import sft_examples
-from models.language.prompt import MS_PER_HOUR, render_events, render_prompt
+from models.language.facts import CHANNEL_TOKENS, ItemTexts
+from models.language.prompt import MS_PER_HOUR, most_event_tokens, render_events, render_prompt
 from models.language.vocabulary import VocabularyParams
 from models.language.vocabulary import run as run_vocabulary
 from models.language.words import Vocabulary, read_profiles
@@ -34,16 +35,19 @@ SPACE = SidSpace((6, 5, 4))
 
 @dataclass(frozen=True)
 class Place:
-    """Folders of the inputs, and what is in the histories: user → [(item, epoch ms)]."""
+    """Folders of the inputs, and what is in the histories: user → [(item, epoch ms)]; user → number → values."""
 
     folder: Path
     histories: dict[str, list[tuple[str, int]]]
+    numbers: dict[str, dict[str, list[float | None]]] = field(default_factory=dict)
 
     def inputs(self) -> dict[str, Path]:
         return {name: self.folder / name for name in ("catalog", "histories", "sids", "vocabulary")}
 
 
-def make_place(folder: Path, num_users: int = 40, longest: int = 60, **vocabulary: Any) -> Place:
+def make_place(
+    folder: Path, num_users: int = 40, longest: int = 60, *, numbered: bool = False, **vocabulary: Any
+) -> Place:
     rng = np.random.default_rng(8)
     ids = [f"i{n:02d}" for n in range(30)]
     items = {"item_id": ids, "title": [None if n % 7 == 0 else f"thing <a_1> {n}" for n in range(30)]}
@@ -67,20 +71,33 @@ def make_place(folder: Path, num_users: int = 40, longest: int = 60, **vocabular
             day[:] = day[-1]  # everything on one day
         moments = np.sort(day * MS_PER_DAY + rng.integers(0, MS_PER_DAY // MS_PER_HOUR, count) * MS_PER_HOUR // 2)
         histories[user] = list(zip(rng.choice(ids, count).tolist(), moments.tolist(), strict=True))
-    write_histories(folder / "histories", histories)
+    numbers = {user: draw_numbers(rng, len(events)) for user, events in histories.items()} if numbered else {}
+    write_histories(folder / "histories", histories, numbers)
     told = VocabularyParams(**{"text_tokens": 300, "max_history": 12, **vocabulary})
     inputs = {name: folder / name for name in ("catalog", "histories", "sids")}
     run_vocabulary(told, **inputs, base=None, out=folder / "vocabulary")
-    return Place(folder, histories)
+    return Place(folder, histories, numbers)
 
 
-def write_histories(folder: Path, histories: dict[str, list[tuple[str, int]]]) -> None:
+def draw_numbers(rng: np.random.Generator, count: int) -> dict[str, list[float | None]]:
+    """Watch ratios of every other event, and prices that are not floats of 32 bits; of some users no list at all."""
+    ratios = [float(value) if value < 0.5 else None for value in rng.random(count)]
+    return {"watch_ratio": ratios, **({"price": rng.choice([0.1, 0.7, 2.95], count).tolist()} if count % 3 else {})}
+
+
+def write_histories(
+    folder: Path,
+    histories: dict[str, list[tuple[str, int]]],
+    numbers: dict[str, dict[str, list[float | None]]] | None = None,
+) -> None:
     table = {
         "user_id": list(histories),
         "item_ids": [[item for item, _ in events] for events in histories.values()],
         "timestamps": [[moment for _, moment in events] for events in histories.values()],
         "rewards": [[1.0] * len(events) for events in histories.values()],
     }
+    for name in ("watch_ratio", "price") if numbers else ():
+        table[name] = [numbers[user].get(name) for user in histories]
     write_parquet(folder / "histories.parquet", conform(pa.table(table), HISTORIES))
 
 
@@ -123,14 +140,25 @@ def branch_targets(words: Vocabulary, examples: Examples) -> Iterator[tuple[list
 
 def served(place: Place, words: Vocabulary) -> dict[tuple[int, ...], set[tuple[int, ...]]]:
     """What a server would be asked at every event of every history: prompt → SIDs that could be right."""
-    table = SidTable.load(place.folder / "sids")
-    profiles = read_profiles(Catalog.load(place.folder / "catalog"))
+    table, catalog = SidTable.load(place.folder / "sids"), Catalog.load(place.folder / "catalog")
+    profiles, texts = read_profiles(catalog), ItemTexts.of(words, catalog.items)
     found: dict[tuple[int, ...], set[tuple[int, ...]]] = {}
     for user, events in place.histories.items():
-        known = [(table.codes_of[item], moment) for item, moment in events if item in table.codes_of]
+        places = [place for place, (item, _) in enumerate(events) if item in table.codes_of]
+        known = [(table.codes_of[events[place][0]], events[place][1]) for place in places]
+        facts = [texts.facts(events[place][0]) for place in places]
+        told = {name: [values[p] for p in places] for name, values in place.numbers.get(user, {}).items()}
         for number, (codes, moment) in enumerate(known):
             for start in {0, *range(max(0, number - 12), number)}:  # a window may begin later than a server's history
-                prompt = render_prompt(words, known[start:number], profiles[user], at_ms=moment)
+                some = slice(start, number)
+                prompt = render_prompt(
+                    words,
+                    known[some],
+                    profiles[user],
+                    at_ms=moment,
+                    facts=facts[some],
+                    numbers={name: values[some] for name, values in told.items()},
+                )
                 same_day = [c for c, m in known[number:] if m // MS_PER_DAY == moment // MS_PER_DAY]
                 begins = number == 0 or known[number - 1][1] // MS_PER_DAY != moment // MS_PER_DAY
                 found.setdefault(tuple(prompt), set()).update(same_day if begins else [codes])
@@ -150,6 +178,48 @@ def test_training_and_serving_render_the_same(tmp_path: Path, template: tuple[st
     assert len(found) > 60
     for path, codes in found:
         assert codes in allowed[tuple(path)]
+
+
+@pytest.mark.parametrize(
+    ("history_features", "context_features", "template"),
+    [
+        (("channel",), (), ("history", "user", "context")),
+        (("price", "channel", "watch_ratio"), ("channel", "title"), ("history", "user", "context")),
+        (("watch_ratio", "quantity"), ("title",), ("user", "context", "history")),
+        ((), ("title", "channel"), ("user", "history", "context")),
+        (("price",), (), ("history",)),
+    ],
+)
+def test_training_and_serving_tell_the_same(
+    tmp_path: Path, history_features: tuple[str, ...], context_features: tuple[str, ...], template: tuple[str, ...]
+) -> None:
+    """As above, with features: nobody knows a quantity, so it is nowhere."""
+    features = {"history_features": history_features, "context_features": context_features}
+    place = make_place(tmp_path, num_users=15, numbered=True, template=template, **features)
+    words = Vocabulary.load(place.folder / "vocabulary")
+    assert (words.shape.history_features, words.shape.context_features) == (history_features, context_features)
+    sft = Examples.load(make(place, tmp_path / "corpus", session_branches=2, max_tokens=400) / "sft.npz")
+    assert sft.lengths.max() <= 400
+    allowed = served(place, words)
+    found = list(branch_targets(words, sft))
+    assert len(found) > 60
+    for path, codes in found:
+        assert codes in allowed[tuple(path)]
+    plain = replace(words, shape=replace(words.shape, history_features=(), context_features=()))
+    bare = served(place, plain)
+    assert len({tuple(path) for path, _ in found} - bare.keys()) > 20
+    # Only SIDs are targets, in the trunk as well.
+    assert (sft.tokens[sft.loss.astype(bool)] >= words.sid_base).all()
+
+
+def test_a_prompt_with_features_needs_room(tmp_path: Path) -> None:
+    place = make_place(tmp_path, num_users=6, numbered=True, history_features=("channel", "price"), max_history=12)
+    words = Vocabulary.load(place.folder / "vocabulary")
+    assert most_event_tokens(words) == 1 + 3 + CHANNEL_TOKENS + 1
+    needed = 2 * (4 + words.shape.max_profile_tokens + 3) + 12 * most_event_tokens(words) + 8 * 3
+    with pytest.raises(InputError, match=rf"give {needed}, .*history_features"):
+        make(place, tmp_path / "small", max_tokens=needed - 1)
+    make(place, tmp_path / "corpus", max_tokens=needed)
 
 
 def test_every_new_day_is_learned_from_exactly_once(place: Place, corpus: Path) -> None:

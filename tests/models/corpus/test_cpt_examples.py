@@ -11,11 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from models.corpus.cpt_examples import CptExamples, add_features, cpt_examples
+from models.corpus.cpt_examples import CptExamples, cpt_examples
 from models.corpus.cpt_heldout import hold_out
 from models.corpus.examples import KINDS, Examples
 from models.corpus.material import MS_PER_DAY, CorpusParams, Material
-from models.language.prompt import EventTokens
 from models.language.vocabulary import VocabularyParams
 from models.language.vocabulary import run as run_vocabulary
 from models.language.words import Vocabulary
@@ -264,14 +263,6 @@ def test_windows_fit_and_lose_no_event_but_a_lone_first_one(numbered: Material) 
             np.repeat(made.train.kind, made.train.lengths), [KINDS.index("behaviour")]
         )
         assert len(numbered.events.rows) - len(starts) <= items.sum() / 3 <= len(numbered.events.rows)
-
-
-def test_features_of_a_stream_by_hand() -> None:
-    stream = EventTokens(np.array([1, 2, 9, 3, 4, 1, 2], np.int32), np.array([0, 2, 5, 7]))
-    numbers = np.array([[50, -1], [-1, -1], [51, 60]])
-    found = add_features(stream, np.array([0, 2, 0]), {0: [7, 8], 5: [70]}, numbers)
-    assert found.tokens.tolist() == [1, 2, 7, 8, 50, 9, 3, 4, 1, 2, 7, 8, 51, 60]
-    assert found.starts.tolist() == [0, 5, 8, 14]
 
 
 def test_equal_seeds_give_equal_examples(material: Material) -> None:

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.language.prompt import MS_PER_HOUR, render_events, render_prompt
+from models.language.facts import ItemFacts
+from models.language.numbers import Numbers
+from models.language.prompt import MS_PER_HOUR, most_event_tokens, most_tokens, render_events, render_prompt
 from models.language.words import Vocabulary
 
 HOUR = MS_PER_HOUR
@@ -114,3 +116,63 @@ def test_many_histories_at_once(words: Vocabulary, many: list[list[tuple[Any, in
         for history in many
     ]
     assert render_events(words, rows, times, first).tokens.tolist() == np.concatenate(alone).tolist()
+
+
+def told_words(words: Vocabulary, history: tuple[str, ...], context: tuple[str, ...]) -> Vocabulary:
+    """Prompts with features; the tokens of the numbers are those of gaps 0, 1 (price) and 2, 3 (rating)."""
+    numbers = {"price": Numbers(words.gap_base, (2.0,)), "rating": Numbers(words.gap_base + 2, (0.1,))}
+    features = {"history_features": history, "context_features": context, "max_title_tokens": 5}
+    return replace(words, numbers=numbers, shape=replace(words.shape, **features))
+
+
+def test_features_by_hand(words: Vocabulary) -> None:
+    told = told_words(words, ("price", "channel", "quantity", "rating"), ("title", "channel"))
+    maker, thing = (tuple(words.encode_untrusted(text, 5)) for text in ("maker", "thing"))
+    ids = render_prompt(
+        told,
+        [(A, 0), (B, 5 * HOUR)],
+        {},
+        facts=[ItemFacts(maker, thing), ItemFacts((), thing)],
+        numbers={"price": [1.5, None], "rating": [0.1, float("nan")], "quantity": [1.0, 1.0], "colour": [3.0, 3.0]},
+        at_ms=5 * HOUR,
+    )
+    assert spell(words, ids) == (
+        "<bos><history><a_0><b_1><c_2><gap_0>maker<gap_3><gap_2><a_3><b_2><c_1><context>thing<a_3><b_2><c_1><next>"
+    )
+    # 0.1 is not a float of 32 bits: what a request says and what a history holds are the same bucket.
+    same = {"price": np.array([1.5, np.nan], np.float32), "rating": np.array([0.1, np.nan], np.float32)}
+    facts = [ItemFacts(maker, thing), ItemFacts((), thing)]
+    assert render_prompt(told, [(A, 0), (B, 5 * HOUR)], {}, facts=facts, numbers=same, at_ms=5 * HOUR) == ids  # type: ignore[arg-type]
+    looked_at = render_prompt(told, [(A, 0)], {}, context=C, context_facts=ItemFacts(maker, thing), at_ms=0)
+    assert spell(words, looked_at) == "<bos><history><a_0><b_1><c_2><context>thingmaker<a_1><b_0><c_0><next>"
+    assert spell(words, render_prompt(told, [], {})) == "<bos><history><next>"
+
+
+def test_without_features_nothing_of_it_is_told(words: Vocabulary) -> None:
+    """Whoever hands on more than the release was trained on, its prompts stay what they are."""
+    facts = [ItemFacts((1, 2), (3,)), ItemFacts((4,), (5,))]
+    history = [(A, 0), (B, HOUR)]
+    plain = told_words(words, (), ())
+    more = render_prompt(plain, history, {}, facts=facts, numbers={"price": [1.0, 3.0]}, context_facts=facts[0])
+    assert more == render_prompt(words, history, {})
+
+
+@given(st.data())
+def test_the_newest_events_are_told_and_no_prompt_is_longer_than_said(words: Vocabulary, data: st.DataObject) -> None:
+    some = st.lists(st.sampled_from(["price", "channel", "rating", "quantity"]), unique=True)
+    of_context = st.lists(st.sampled_from(["channel", "title"]), unique=True)
+    told = told_words(words, tuple(data.draw(some)), tuple(data.draw(of_context)))
+    size = data.draw(st.integers(0, words.shape.max_history + 5))
+    history = [(A if n % 2 else B, n * HOUR) for n in range(size)]
+    facts = [ItemFacts((1,) * 8, (2,) * 5) for _ in history]
+    numbers = {"price": [float(n) for n in range(size)], "rating": [0.0] * size}
+    profile = {"country": data.draw(st.sampled_from(["", "Peru " * 50]))}
+    ids = render_prompt(told, history, profile, facts=facts, numbers=numbers)
+    most = words.shape.max_history
+    cut = {name: values[-most:] for name, values in numbers.items()}
+    assert ids == render_prompt(told, history[-most:], profile, facts=facts[-most:], numbers=cut)
+    assert len(ids) <= most_tokens(told)
+    if size >= most and profile["country"]:  # all but the gap before the first event, and tokens that "Peru" leaves out
+        missing = words.shape.max_profile_tokens - len(words.encode_untrusted(f"country {profile['country']}", 24))
+        assert len(ids) == most_tokens(told) - missing
+    assert most_event_tokens(words) == 4

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from models.retrieval.held_out import Query, draw, read_sample, to_queries
-from plumline.schema import QUERIES, conform
+from plumline.schema import NUMBERS, QUERIES, conform
 
 DAY = date(2020, 2, 3)
 HOUR_MS = 3_600_000
@@ -47,6 +47,29 @@ def test_rows_with_nothing_relevant_are_no_queries() -> None:
     assert (second.user_id, second.history, second.rewards) == ("v", [], {"a": 1.0})
     older = conform(pa.table({name: column for name, column in rows.items() if name != "rewards"}), QUERIES)
     assert [one.rewards for one in to_queries(older)] == [{}, {}]  # of before rewards were kept
+
+
+def test_numbers_of_the_history_come_along() -> None:
+    rows = {
+        "user_id": ["u", "n", "v"],
+        "day": [DAY] * 3,
+        "item_ids": [["a", "b"], ["c"], ["d"]],
+        "timestamps": [[1, 2], [3], [4]],
+        "relevant": [["b"], [], ["a"]],
+        "price": [[0.1, None], [7.0], None],
+        "rating": pa.array([[None, None], [None], [None]], pa.list_(pa.float32())),
+    }
+    table = conform(pa.table(rows), QUERIES)
+    first, second = to_queries(table)
+    assert first.numbers.keys() == second.numbers.keys() == {"price"}  # of what nobody knows nothing is kept
+    [price, unknown] = first.request({}).numbers["price"]
+    assert price == pytest.approx(0.1)
+    assert unknown != unknown  # NaN
+    assert len(second.request({}).numbers["price"]) == 1
+    older = table.select([name for name in table.column_names if name not in NUMBERS])
+    assert [one.numbers for one in to_queries(older)] == [{}, {}]
+    assert to_queries(older) == [first, second]
+    assert to_queries(QUERIES.schema.empty_table()) == []
 
 
 def test_a_sample_keeps_the_order_and_is_the_seed_s() -> None:
