@@ -20,7 +20,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,17 +31,22 @@ from tqdm import tqdm
 from plumline import artifact
 from plumline.crash import crash_point
 from plumline.errors import ArtifactError, CorruptArtifactError, InputError, MissingArtifactError
+from plumline.schema import NUMBERS
 from plumline.settings import get_settings
 from plumline.stage import CODE_ROOT, say
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
     from feast import FeatureStore
 
 MAX_HISTORY = 200
 """Events of a history that the online store keeps, the most recent ones."""
 _CHUNK = 1000
+_FORM = "numbers"
+"""What rows hold; another name for another form, so that what older code pushed of these artifacts is pushed anew."""
 _HOME = "${PLUMLINE_HOME}"
+_SERVICE = "online_user"
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ class OnlineUser:
     """What is known of a user now.
 
     history: (item_id, epoch ms), oldest first. profile: column → value. event_ms: end of the day the features are of.
+    numbers: numeric column of events → value of each event of the history, None where it is not known; columns of which
+    nothing is known, and all in a store that was pushed before there were any, are left out.
     found: whether the store knows the user. degraded: the store gave no answer that can be used, and `reason` says why
     ("timeout", "stale", "error"); the empty history then means nothing.
     """
@@ -70,6 +77,7 @@ class OnlineUser:
     found: bool = False
     degraded: bool = False
     reason: str = ""
+    numbers: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
 
 
 def end_of_day_ms(day: date) -> int:
@@ -138,7 +146,7 @@ def push_histories(histories: Path, catalog: Path, as_of: date, home: Path) -> O
 
 def _version_of(histories: Path, catalog: Path, as_of: date) -> str:
     digests = [artifact.read_manifest(folder).digest for folder in (histories, catalog)]
-    return f"{as_of.isoformat()}-{artifact.sha256_json(digests)[:8]}"
+    return f"{as_of.isoformat()}-{artifact.sha256_json([_FORM, *digests])[:8]}"
 
 
 def _rows(histories: Path, catalog: Path, version: str, as_of: date) -> "pd.DataFrame":
@@ -155,18 +163,31 @@ def _rows(histories: Path, catalog: Path, version: str, as_of: date) -> "pd.Data
     columns = [table.column(name).to_pylist() for name in ("user_id", "item_ids", "timestamps")]
     known = {user: (items, times) for user, items, times in zip(*columns, strict=True)}
     users = sorted(known.keys() | profiles.keys())
+    numbers = dict(zip(columns[0], _numbers(table), strict=True))
     stamp = pd.Timestamp(end_of_day_ms(as_of), unit="ms", tz="UTC")
     return pd.DataFrame(
         {
             "user_id": users,
             "item_ids": [list(known[user][0][-MAX_HISTORY:]) if user in known else [] for user in users],
             "timestamps": [list(known[user][1][-MAX_HISTORY:]) if user in known else [] for user in users],
+            "numbers": [artifact.canonical_json(numbers.get(user, {})) for user in users],
             "profile": [artifact.canonical_json(profiles.get(user, {})) for user in users],
             "version": version,
             "event_timestamp": stamp,
             "created": stamp,
         }
     )
+
+
+def _numbers(histories: "pa.Table") -> list[dict[str, tuple[float | None, ...]]]:
+    """Of each row of HISTORIES: column → values of its newest MAX_HISTORY events; columns without any left out."""
+    found: list[dict[str, tuple[float | None, ...]]] = [{} for _ in range(histories.num_rows)]
+    for name in NUMBERS:
+        for told, values in zip(found, histories.column(name).to_pylist(), strict=True):
+            newest = tuple(values[-MAX_HISTORY:]) if values else ()
+            if any(value is not None for value in newest):
+                told[name] = newest
+    return found
 
 
 def _open_store(home: Path, *, apply: bool) -> "FeatureStore":
@@ -209,7 +230,7 @@ class OnlineFeatures:
 
     def __init__(self, store: "FeatureStore", home: Path) -> None:
         self._store = store
-        self._service = store.get_feature_service("online_user")
+        self._service = store.get_feature_service(_SERVICE)
         self._home = home
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="online-features")
         self._version_stamp = (0, 0)
@@ -248,8 +269,10 @@ class OnlineFeatures:
         return _unless_stale(user, not_before)
 
     def _read(self, user_id: str) -> OnlineUser:
+        service = self._service
         values = self._read_row(user_id)
-        if values["version"] is not None and not self._is_current(values["version"]):
+        current = values["version"] is None or self._is_current(values["version"])
+        if not current or self._service is not service:
             values = self._read_row(user_id)  # a push may have ended between the row and version.json: look once more
             if not self._is_current(values["version"]):
                 return OnlineUser()  # left over from an earlier push: the user is gone
@@ -261,11 +284,17 @@ class OnlineFeatures:
             event_ms=values["version__ts"] * 1000 + 999,  # Feast keeps whole seconds of the day's last millisecond
             version=values["version"],
             found=True,
+            numbers={name: tuple(told) for name, told in json.loads(values.get("numbers") or "{}").items()},
         )
 
     def _read_row(self, user_id: str) -> dict[str, Any]:
         answer = self._store.get_online_features(features=self._service, entity_rows=[{"user_id": user_id}])
         return {name: column[0] for name, column in answer.to_dict(include_event_timestamps=True).items()}
+
+    @property
+    def _knows_numbers(self) -> bool:
+        views = self._service.feature_view_projections
+        return any(feature.name == "numbers" for view in views for feature in view.features)
 
     def _is_current(self, version: str | None) -> bool:
         online = self._online_version()
@@ -277,6 +306,9 @@ class OnlineFeatures:
         if (status.st_mtime_ns, status.st_ino) != self._version_stamp:
             self._version = read_version(self._home)
             self._version_stamp = (status.st_mtime_ns, status.st_ino)
+            if not self._knows_numbers and self._version is not None and self._version.complete:
+                self._store.refresh_registry()  # this push may be the first of a form that was not known at `open`
+                self._service = self._store.get_feature_service(_SERVICE)
         return self._version
 
 
@@ -333,6 +365,7 @@ class PushedFeatures:
             event_ms=end_of_day_ms(self._online.as_of),
             version=self._online.version,
             found=True,
+            numbers=_numbers(history)[0] if items else {},
         )
         return _unless_stale(user, not_before)
 

@@ -10,15 +10,17 @@ repeated, and carry the very SID that was generated leave this module; anything 
 Items the user has seen may come back (`exclude_seen` is off): in retail four in ten purchases are repeats.
 """
 
+import math
 from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from plumline.errors import InputError
+from plumline.schema import NUMBERS
 from plumline.settings import get_settings
 from plumline.tables import column
 from serving.release import Release
@@ -40,6 +42,8 @@ MAX_FEATURE_AGE = timedelta(days=2)
 """How much older than the release online features may be before an answer made with them counts as degraded."""
 
 HistoryItem = str | tuple[str, int | None]
+EventNumbers = Mapping[str, Sequence[float | None]]
+"""Numeric column of events (plumline.schema.NUMBERS) → value of each event of a history, None where it is not known."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +87,11 @@ class Recommendation:
 
 @dataclass(frozen=True)
 class _User:
-    """What is known about who asks. reason: why it is less than it should be, "" if it is not."""
+    """What is known about who asks. reason: why it is less than it should be, "" if it is not. numbers: of history."""
 
     history: tuple[tuple[str, int], ...]
     profile: Mapping[str, str]
+    numbers: EventNumbers = field(default_factory=dict)
     degraded: bool = False
     reason: str = ""
 
@@ -163,14 +168,13 @@ class Recommender:
     def with_items(self, items: "pa.Table", codes: "np.ndarray") -> "Recommender":
         """The same release with further items, or other SIDs of known ones. A ranker knows of them what the index does.
 
-        items: item_id, title (may be missing), and what `Epoch.add` takes. codes: (n, L).
+        items: item_id, title and channel (may be missing), and what `Epoch.add` takes. codes: (n, L).
         """
         ids = column(items, "item_id")
         titles = column(items, "title") if "title" in items.column_names else [None] * len(ids)
-        indexed = items.drop_columns("title") if "title" in items.column_names else items
         return replace(
             self,
-            retriever=self.retriever.with_items(indexed, codes),
+            retriever=self.retriever.with_items(items, codes),
             titles={**self.titles, **dict(zip(ids, titles, strict=True))},
         )
 
@@ -209,6 +213,7 @@ class Recommender:
         choice: "Choice | None" = None,
         retrieval_only: bool = False,
         show_prompt: bool = False,
+        numbers: EventNumbers | None = None,
     ) -> Recommendation:
         """The k best items for a user or a history.
 
@@ -220,16 +225,19 @@ class Recommender:
         None if it is not at hand. rule: what every item must fulfil, as in `models/retrieval/rules.py` (`seen` is the
         history). choice: the best items (None), at most so many a branch, or a sample; see `models/retrieval/beam.py`.
         retrieval_only: the beams as they are, for who has a ranker of their own. show_prompt: say what the model read.
-        Raises InputError for k outside 1 … 100, for a history in which only some items have a time, and for a rule that
-        cannot be read or allows nothing.
+        numbers: of the events of `history`, in its order, for a release whose prompts tell them; without a history
+        those of the online features count.
+        Raises InputError for k outside 1 … 100, for a history in which only some items have a time, for numbers that
+        are none or not of this history, and for a rule that cannot be read or allows nothing.
         """
         from models.retrieval.retriever import Request
         from models.retrieval.rules import parse
 
         if not 1 <= k <= MAX_K:
             raise InputError(f"k = {k}: ask for 1 to {MAX_K} items")
-        user = self._user(user_id, history, profile, features)
-        known = tuple((item, at) for item, at in user.history if self._is_known(item))
+        user = self._user(user_id, history, profile, features, numbers)
+        places = [place for place, (item, _) in enumerate(user.history) if self._is_known(item)]
+        known = tuple(user.history[place] for place in places)
         seen = frozenset(item for item, _ in known) if exclude_seen else frozenset()
         request = Request(
             history=list(known),
@@ -239,6 +247,7 @@ class Recommender:
             exclude=seen,
             rule=None if rule is None else parse(rule),
             now_ms=now_ms,
+            numbers={name: [values[place] for place in places] for name, values in user.numbers.items()},
         )
         retriever = self._living
         allowed = retriever.allowed(request)
@@ -285,19 +294,21 @@ class Recommender:
         history: Sequence[HistoryItem] | None,
         profile: Mapping[str, str] | None,
         features: "OnlineFeatures | None",
+        numbers: EventNumbers | None,
     ) -> _User:
         """Who asks: what the request says comes first, the online store fills in what it leaves out."""
-        given = None if history is None else _timed(history)
+        told = _check_numbers(numbers or {}, 0 if history is None else len(history))
+        given, told = (None, {}) if history is None else _timed(history, told)
         if given is not None or user_id is None:
             if profile is None and user_id is not None and features is not None and self._asks_profiles:
                 profile = features.read(user_id, not_before=self.release.as_of - MAX_FEATURE_AGE).profile
-            return _User(given or (), profile or {})
+            return _User(given or (), profile or {}, told)
         if features is None:
             return _User((), profile or {}, degraded=True, reason="unavailable")
         online: OnlineUser = features.read(user_id, not_before=self.release.as_of - MAX_FEATURE_AGE)
         if online.degraded:
             return _User((), profile or {}, degraded=True, reason=online.reason)
-        return _User(online.history, profile if profile is not None else online.profile or {})
+        return _User(online.history, profile if profile is not None else online.profile or {}, online.numbers)
 
     @property
     def _asks_profiles(self) -> bool:
@@ -331,12 +342,32 @@ class Recommender:
         return list(items.values()), num_invalid
 
 
-def _timed(history: Sequence[HistoryItem]) -> tuple[tuple[str, int], ...]:
-    """(item, epoch ms) oldest first. Ids without times count as one visit, in the order they came."""
+def _check_numbers(numbers: EventNumbers, num_events: int) -> EventNumbers:
+    """The same. Raises InputError for a number of another name, not one an event, or not finite."""
+    for name, values in numbers.items():
+        if name not in NUMBERS:
+            raise InputError(f"numbers: {name!r} is no number of an event; there are {', '.join(NUMBERS)}")
+        if len(values) != num_events:
+            raise InputError(
+                f"numbers: {len(values)} of {name} for {num_events} items of the history; give one an item"
+            )
+        for value in values:
+            if value is not None and not math.isfinite(value):
+                raise InputError(f"numbers: {name} {value} is not finite; give a number, or None where it is not known")
+    return numbers
+
+
+def _timed(
+    history: Sequence[HistoryItem], numbers: EventNumbers
+) -> tuple[tuple[tuple[str, int], ...], dict[str, list[float | None]]]:
+    """(item, epoch ms) oldest first, and their numbers. Ids without times are one visit, in the order they came."""
     pairs = [(item, None) if isinstance(item, str) else item for item in history]
     num_timed = sum(at is not None for _, at in pairs)
     if num_timed not in (0, len(pairs)):
         raise InputError(
             f"history: {num_timed} of {len(pairs)} items have a timestamp; give one for every item or for none"
         )
-    return tuple(sorted(((item, at or 0) for item, at in pairs), key=lambda pair: pair[1]))
+    timed = [(item, at or 0) for item, at in pairs]
+    order = sorted(range(len(timed)), key=lambda place: timed[place][1])
+    sorted_numbers = {name: [values[place] for place in order] for name, values in numbers.items()}
+    return tuple(timed[place] for place in order), sorted_numbers

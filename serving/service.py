@@ -1,7 +1,8 @@
 """The BentoML service: the champion behind HTTP, swapped without a pause.
 
-    POST /recommend   {"user_id"?, "history"?: [id or {"item_id", "timestamp"}], "context_item"?, "k"?, "profile"?,
-                       "rule"?, "max_per_branch"?, "branch_level"?, "temperature"?, "seed"?, "exclude_seen"?,
+    POST /recommend   {"user_id"?, "history"?: [id or {"item_id", "timestamp", "watch_ratio"?, "watch_time_s"?,
+                       "rating"?, "price"?, "quantity"?}], "context_item"?, "k"?, "profile"?, "rule"?,
+                       "max_per_branch"?, "branch_level"?, "temperature"?, "seed"?, "exclude_seen"?,
                        "retrieval_only"?, "show_prompt"?}
                       → {"request_id", "release_id", "items": [{"item_id", "title", "sid", "score", "why": [{"part",
                          "share", "items", "words"}]}], "degraded", "reason", "detail", "num_allowed", "ranked",
@@ -27,7 +28,8 @@ from typing import TYPE_CHECKING, Any
 
 import bentoml
 from prometheus_client import Counter, Histogram
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -35,6 +37,7 @@ from starlette.routing import Route
 
 from models.retrieval.rules import MAX_CHARACTERS
 from plumline.errors import InputError, MissingArtifactError, PlumlineError
+from plumline.schema import NUMBERS
 from plumline.settings import clock_offset, get_settings
 from plumline.stage import say
 from serving.champion import Champion
@@ -85,7 +88,8 @@ class Body(BaseModel):
 
     @classmethod
     def _one_line(cls, error: ValidationError) -> str:
-        first = error.errors(include_context=False, include_input=False, include_url=False)[0]
+        found = error.errors(include_context=False, include_input=False, include_url=False)
+        first = next((one for one in found if one["type"] == "number"), found[0])  # else: that it is no id, either
         where = ".".join(map(str, first["loc"])) or "body"
         if first["type"] == "extra_forbidden":
             return f"{where[:80]!r} is no field; there are {', '.join(cls.model_fields)}"
@@ -93,11 +97,27 @@ class Body(BaseModel):
 
 
 class HistoryEntry(BaseModel):
-    """An item and when it was used: epoch milliseconds, or an ISO 8601 time (UTC if it names no zone)."""
+    """An item and when it was used: epoch milliseconds, or an ISO 8601 time (UTC if it names no zone).
+
+    The numbers of the event, as in EVENTS, where they are known; a release whose prompts tell none ignores them.
+    """
 
     model_config = ConfigDict(extra="forbid")
     item_id: str = Field(min_length=1, max_length=256)
     timestamp: int | datetime
+    watch_ratio: float | None = None
+    watch_time_s: float | None = None
+    rating: float | None = None
+    price: float | None = None
+    quantity: float | None = None
+
+    @field_validator(*NUMBERS, mode="before")
+    @classmethod
+    def _check_number(cls, value: Any) -> Any:
+        if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300):
+            return value
+        told = str(value)[:40]
+        raise PydanticCustomError("number", "{told} is no finite number; give one, or null", {"told": told})
 
     @property
     def timestamp_ms(self) -> int:
@@ -304,13 +324,17 @@ class Plumline:
 
     def _answer(self, recommender: Recommender, request: RecommendRequest) -> Recommendation:
         history: list[HistoryItem] | None = None
+        numbers: dict[str, list[float | None]] = {}
         if request.history is not None:
             history = [e if isinstance(e, str) else (e.item_id, e.timestamp_ms) for e in request.history]
+            numbers = {name: [getattr(e, name, None) for e in request.history] for name in NUMBERS}
+            numbers = {name: values for name, values in numbers.items() if any(v is not None for v in values)}
         from models.retrieval.beam import Choice
 
         return recommender.recommend(
             user_id=request.user_id,
             history=history,
+            numbers=numbers,
             profile=request.profile,
             context_item=request.context_item,
             k=request.k,

@@ -34,6 +34,7 @@ user_profile_push = PushSource(
 )
 
 # `timestamps` are epoch milliseconds as integers: Feast cuts lists of its own time type to whole seconds.
+# `numbers` is JSON, column → list beside item_ids: lists of Feast's hold no nulls, and most numbers are not known.
 # `version` says which push a row is of; the reader compares it, because Feast does not enforce ttl online.
 user_history = FeatureView(
     name="user_history",
@@ -43,6 +44,7 @@ user_history = FeatureView(
     schema=[
         Field(name="item_ids", dtype=Array(String)),
         Field(name="timestamps", dtype=Array(Int64)),
+        Field(name="numbers", dtype=String),
         Field(name="version", dtype=String),
     ],
 )

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from features import online
 from features.online import (
     OnlineFeatures,
     OnlineUser,
@@ -36,8 +37,10 @@ Histories = dict[str, list[tuple[str, int]]]
 def write_day(folder: Path, histories: Histories, profiles: dict[str, str | None]) -> tuple[Path, Path]:
     """A histories and a catalog artifact, as far as they are read here."""
     users = sorted(histories)
+    lengths = [len(histories[user]) for user in users]
     table = pa.table(
         {
+            "price": [[0.1, *[None] * (n - 2), 2.5] if n > 1 else None for n in lengths],
             "user_id": pa.array(users, pa.string()),
             "item_ids": [[item for item, _ in histories[user]] for user in users],
             "timestamps": [[at for _, at in histories[user]] for user in users],
@@ -111,6 +114,63 @@ def test_long_histories_keep_their_newest_events(features: OnlineFeatures) -> No
     history = read(features, "long").history
     assert len(history) == 200
     assert history[-1] == ("i204", 1_320_000_000_204)
+
+
+def test_numbers_of_the_history_come_along(features: OnlineFeatures, home: Path, days: Any) -> None:
+    assert read(features, "u1").numbers == {}  # nobody knows any
+    push_histories(*days[SECOND], SECOND, home)
+    assert read(features, "u1").numbers == {"price": (pytest.approx(0.1), 2.5)}
+
+
+def test_of_numbers_the_newest_are_kept_too(features: OnlineFeatures) -> None:
+    """The history has 205 events, and 0.1 is that of the first."""
+    assert read(features, "long").numbers == {"price": (*[None] * 199, 2.5)}
+
+
+def push_as_before(folders: tuple[Path, Path], home: Path, patch: pytest.MonkeyPatch) -> None:
+    """Push the first day as version 0.2 did, which knew no numbers."""
+    from feast import FeatureService, FeatureView, Field
+    from feast.types import Array, Int64, String
+
+    from features.store import definitions
+
+    kinds = {"item_ids": Array(String), "timestamps": Array(Int64), "version": String}
+    view = FeatureView(
+        name="user_history",
+        entities=[definitions.user],
+        ttl=definitions.user_history.ttl,
+        source=definitions.user_history_push,
+        schema=[Field(name=name, dtype=kind) for name, kind in kinds.items()],
+    )
+    with patch.context() as old:
+        old.setattr(definitions, "user_history", view)
+        service = FeatureService(name="online_user", features=[view, definitions.user_profile])
+        old.setattr(definitions, "online_user", service)
+        old.setattr(online, "_FORM", "older")
+        rows = online._rows
+        old.setattr(online, "_rows", lambda *about: rows(*about).drop(columns=["numbers"]))
+        push_histories(*folders, FIRST, home)
+
+
+def test_a_store_that_an_older_version_pushed_is_read(
+    days: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by a service that opened it before the first push of this version, which comes the same day."""
+    home = tmp_path / "old"
+    push_as_before(days[FIRST], home, monkeypatch)
+    for name, folder in zip(("histories", "catalog"), days[FIRST], strict=True):
+        shutil.copytree(folder, home / "artifacts" / name)
+    assert PushedFeatures.find(home) is None  # what is online is not what these artifacts would give
+    features = OnlineFeatures.open(home)
+    user = read(features, "long")
+    assert (user.found, len(user.history), user.numbers) == (True, 200, {})
+    push_histories(*days[FIRST], FIRST, home)
+    told = read(features, "long")
+    assert (told.history, told.numbers) == (user.history, {"price": (*[None] * 199, 2.5)})
+    pushed = PushedFeatures.find(home)
+    assert pushed is not None
+    assert pushed.read("long") == told
+    features.close()
 
 
 def test_the_next_day_replaces_the_day_before_while_readers_read(
