@@ -43,7 +43,7 @@ from models.retrieval.retriever import Retriever  # noqa: E402
 from plumline import artifact  # noqa: E402
 from plumline.errors import InputError  # noqa: E402
 from plumline.schema import EVENTS, ITEMS, USERS  # noqa: E402
-from plumline.stage import hash_seed  # noqa: E402
+from plumline.stage import hash_seed, read_recipe  # noqa: E402
 
 RECIPE, SAMPLE = ROOT / "recipes" / "cpu_tiny.yaml", ROOT / "examples" / "online_retail"
 QUICK_QUERIES, PLAIN = 200, "as it is"
@@ -55,11 +55,23 @@ VARIANTS: dict[str, Changes] = {
     "no context": {"vocabulary": {"template": ["history", "user"]}},
     "history of 25": {"vocabulary": {"max_history": 25}},
     "one gap": {"vocabulary": {"num_gaps": 1}},
+    "channels": {
+        "vocabulary": {"history_features": ["channel"]},
+        "corpus": {"max_tokens": 1024},  # a channel may be 8 tokens; rows are twice as long, and hold as many of them
+        "cpt": {"loop": {"row_tokens": 1024}},
+        "sft": {"loop": {"row_tokens": 1024}},
+    },
+    "watch ratios": {"vocabulary": {"history_features": ["watch_ratio"]}},
+    "watch times": {"vocabulary": {"history_features": ["watch_time_s"]}},
+    "quantities": {"vocabulary": {"history_features": ["quantity"]}},
+    "prices": {"vocabulary": {"history_features": ["price"]}},
+    "context title": {"vocabulary": {"context_features": ["title"]}},
+    "context channel": {"vocabulary": {"context_features": ["channel"]}},
     "horizon 3 days": {"corpus": {"target_days": 3}},
     "horizon 7 days": {"corpus": {"target_days": 7}},
     "nothing taught": {"corpus": {"taught_targets": 0}},
 }
-"""Name → section → key → value."""
+"""Name → section → key → value. What a log does not have leaves no token: such a variant is the recipe as it is."""
 
 
 def make_home(arguments: argparse.Namespace, folder: Path, changes: Changes, seed: int) -> Home:
@@ -76,7 +88,9 @@ def make_home(arguments: argparse.Namespace, folder: Path, changes: Changes, see
         "ranker": {"leave_one_out_queries": 0, "max_queries": queries},
     }
     for section, values in [*(QUICK_STEPS.items() if arguments.quick else ()), *changes.items()]:
-        told[section] = {**told.get(section, {}), **values}
+        known = read_recipe(arguments.recipe).get(section) or {}
+        merged = {k: {**(known.get(k) or {}), **v} if isinstance(v, dict) else v for k, v in values.items()}
+        told[section] = {**told.get(section, {}), **merged}
     return Home.make(
         folder / f"{arguments.data.resolve().name}-{seed}",
         tables["items"],

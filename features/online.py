@@ -17,7 +17,8 @@ import fcntl
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from tqdm import tqdm
 
 from plumline import artifact
 from plumline.crash import crash_point
-from plumline.errors import ArtifactError, CorruptArtifactError, InputError, MissingArtifactError
+from plumline.errors import ArtifactError, CorruptArtifactError, InputError, MissingArtifactError, PlumlineError
 from plumline.schema import NUMBERS
 from plumline.settings import get_settings
 from plumline.stage import CODE_ROOT, say
@@ -382,3 +383,17 @@ def _push_lock(home: Path) -> Iterator[None]:
     with (online_folder(home) / ".lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def main(argv: Sequence[str]) -> None:
+    """`python -m features.online HISTORIES CATALOG AS_OF HOME`: push, and end as a stage does."""
+    histories, catalog, as_of, home = argv
+    try:
+        push_histories(Path(histories), Path(catalog), date.fromisoformat(as_of), Path(home))
+    except PlumlineError as error:
+        say(f"features: {error}")
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,5 +1,7 @@
 """What follows a release: online features pushed, the champion's Bento built, the day judged. All idempotent."""
 
+import sys
+import threading
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from flows.steps.graph import read_params
 from flows.steps.produce import Made
 from flows.steps.registry import Registry
+from flows.steps.stages import execute
 from flows.steps.verdicts import read_verdict
 from plumline import artifact
 from plumline.errors import ArtifactError
@@ -18,25 +21,31 @@ from plumline.stage import load_params, say
 
 def publish_day(home: Path, made: Made) -> None:
     """Push features, build the Bento, write the day's snapshot, page and alerts. Call it inside a flow."""
-    features = push_features.submit(str(home), made.entry.as_of)  # nothing of the rest reads them
-    if made.promoted:
-        build_bento_of(str(home), made.entry.release_id)
-    monitor_day(str(home), made.entry.release_id, made.entry.as_of)
-    features.result()
+    stop = threading.Event()
+    features = push_features.submit(str(home), made.entry.as_of, stop)  # nothing of the rest reads them
+    try:
+        if made.promoted:
+            build_bento_of(str(home), made.entry.release_id)
+        monitor_day(str(home), made.entry.release_id, made.entry.as_of)
+        features.result()
+    finally:
+        stop.set()
 
 
 @task(task_run_name="features", persist_result=False)
-def push_features(home: str, as_of: str) -> None:
-    """Put every user's history and profile of the day online, if artifacts/ still holds that day."""
+def push_features(home: str, as_of: str, stop: threading.Event | None = None) -> None:
+    """Put every user's history and profile of the day online, if artifacts/ still holds that day.
+
+    In a process of its own: Feast, BentoML and Evidently, imported side by side in one, have met a half-imported torch.
+    """
     histories = Path(home) / "artifacts" / "histories"
     try:
         if artifact.read_manifest(histories).arguments["as_of"] != as_of:
             return
     except ArtifactError:
         return
-    from features.online import push_histories
-
-    push_histories(histories, Path(home) / "artifacts" / "catalog", date.fromisoformat(as_of), Path(home))
+    argv = [sys.executable, "-m", "features.online", "artifacts/histories", "artifacts/catalog", as_of]
+    execute("features", [*argv, str(Path(home).resolve())], Path(home), stop or threading.Event())
 
 
 @task(task_run_name="bento", persist_result=False)

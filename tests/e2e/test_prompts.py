@@ -1,15 +1,21 @@
-"""Training, scores and the service tell the model the same: 400 held-out requests through HTTP, token by token."""
+"""Training, scores and the service tell the model the same: 400 held-out requests through HTTP, token by token.
 
+With prompts that tell what they can: titles, and numbers of the events of a history.
+"""
+
+import math
 from datetime import UTC, date, datetime, time, timedelta
 
 import httpx
 import pytest
+import yaml
 
 from features.histories import read_queries
 from features.online import PushedFeatures
 from flows.commands.day import clock_at
 from models.language.words import read_profiles
 from models.retrieval.held_out import to_queries
+from plumline.schema import NUMBERS
 from serving.deploy import serve_process
 from serving.recommender import Recommender
 
@@ -18,10 +24,19 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 NUM_REQUESTS = 400
 
 
+def known(value):
+    """null for a number that nobody knows."""
+    return None if math.isnan(value) else value
+
+
 def test_held_out_requests_are_the_same_tokens_through_http_as_in_scores(new_company):
     from features.catalog import Catalog
 
     company = new_company
+    recipe = company.home / "recipes" / "tiny.yaml"
+    sections = yaml.safe_load(recipe.read_text())
+    sections["vocabulary"] |= {"history_features": list(NUMBERS), "context_features": ["title"], "max_title_tokens": 6}
+    recipe.write_text(yaml.safe_dump(sections))
     company.run("bootstrap", "--as-of", "2024-01-12")
     artifacts = company.home / "artifacts"
     assert PushedFeatures.find(company.home) is not None
@@ -32,7 +47,7 @@ def test_held_out_requests_are_the_same_tokens_through_http_as_in_scores(new_com
     assert len(queries) >= NUM_REQUESTS
     queries = sorted(queries, key=lambda query: query.day)[:NUM_REQUESTS]
     first = date(2024, 1, 12) + timedelta(days=1)  # what the store was pushed is what was known on its morning
-    num_online = 0
+    num_online = num_told = 0
     for day in sorted({query.day for query in queries}):
         noon = datetime.combine(day, time(12, 0, 20), UTC)
         with clock_at(noon), serve_process(company.home) as server, httpx.Client(base_url=server.url) as client:
@@ -40,7 +55,12 @@ def test_held_out_requests_are_the_same_tokens_through_http_as_in_scores(new_com
                 profile = profiles.get(query.user_id, {})
                 wanted = list(words.spell(retriever.prompt(query.request(profile)).token_ids))
                 body = {"user_id": query.user_id, "show_prompt": True, "k": 1}
-                history = [{"item_id": item, "timestamp": at} for item, at in query.history]
+                numbers = {name: values.tolist() for name, values in query.numbers.items()}
+                history = [
+                    {"item_id": item, "timestamp": at, **{name: known(values[n]) for name, values in numbers.items()}}
+                    for n, (item, at) in enumerate(query.history)
+                ]
+                num_told += sum(token.startswith("<watch_ratio_") for token in wanted)
                 given = client.post("/recommend", json={**body, "history": history, "profile": profile}, timeout=60)
                 assert given.json()["prompt"] == wanted, query
                 asked = client.post("/recommend", json=body, timeout=60).json()
@@ -48,3 +68,4 @@ def test_held_out_requests_are_the_same_tokens_through_http_as_in_scores(new_com
                     assert asked["prompt"] == wanted, query
                     num_online += 1
     assert num_online > 10
+    assert num_told > 1000

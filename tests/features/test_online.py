@@ -226,15 +226,27 @@ def test_the_same_day_is_pushed_once(home: Path, days: Any, capsys: pytest.Captu
     assert "is online already" in capsys.readouterr().err
 
 
+def test_a_push_in_a_process_of_its_own(days: Any, root: Path, tmp_path: Path) -> None:
+    def run(histories: Path) -> subprocess.CompletedProcess[str]:
+        folders = [str(histories), str(days[SECOND][1])]
+        command = [sys.executable, "-m", "features.online", *folders, SECOND.isoformat(), str(tmp_path)]
+        environment = {**os.environ, "PYTHONPATH": str(root)}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    assert run(days[SECOND][0]).returncode == 0
+    version = read_version(tmp_path)
+    assert version is not None
+    assert (version.as_of, version.complete) == (SECOND, True)
+    missing = run(tmp_path / "nothing")
+    assert missing.returncode == MissingArtifactError.exit_code
+    assert missing.stderr.splitlines()[-1].startswith(f"features: {tmp_path / 'nothing'}")
+
+
 @pytest.mark.slow
 @pytest.mark.fault
 def test_killed_half_way_the_next_push_heals(home: Path, days: Any, root: Path) -> None:
-    code = (
-        "import sys; from datetime import date; from pathlib import Path; from features.online import push_histories;"
-        "push_histories(Path(sys.argv[1]), Path(sys.argv[2]), date(2011, 11, 1), Path(sys.argv[3]))"
-    )
     environment = {**os.environ, "PLUMLINE_CRASH_AT": "online:chunk", "PYTHONPATH": str(root)}
-    command = [sys.executable, "-c", code, *map(str, days[SECOND]), str(home)]
+    command = [sys.executable, "-m", "features.online", *map(str, days[SECOND]), SECOND.isoformat(), str(home)]
     assert subprocess.run(command, cwd=root, env=environment, check=False).returncode == -signal.SIGKILL
     half = read_version(home)
     assert half is not None
