@@ -102,7 +102,7 @@ class DayTable:
                 r["scores"], served_method(r["scores"]), "not_masked", "recall@10"
             ),
             "model gain, R@10 not masked": lambda r: str(model_gain(r["scores"], "not_masked") or "-"),
-            "astray without index, by level": lambda r: _astray(r["scores"]),
+            "astray without index (levels)": lambda r: _astray(r["scores"]),
             "beams miss, items/probability": lambda r: _missed(r["scores"].get("beam")),
             "invalid items in lists": lambda r: str(r["scores"].get("num_invalid", "-")),
             "items / SID uniqueness": lambda r: f"{r['sids']['num_items']} / {r['sids']['uniqueness']:.2%}",
@@ -244,7 +244,7 @@ def _percent(value: float | None) -> str:
 
 def _astray(scores: dict[str, Any]) -> str:
     """Share of the model's probability on no live item's SID, and at which level it leaves them."""
-    levels = ", ".join(f"{share:.1%}" for share in scores.get("hallucination_by_level", []))
+    levels = ", ".join(f"{100 * share:.1f}" for share in scores.get("hallucination_by_level", []))
     return _percent(scores.get("hallucination_rate")) + (f" ({levels})" if levels else "")
 
 
