@@ -18,7 +18,6 @@ import json
 import sys
 import tempfile
 from contextlib import nullcontext
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +25,16 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.measuring.hardware import hardware, versions  # noqa: E402
-from benchmarks.measuring.home import QUICK_STEPS, Home  # noqa: E402
+from benchmarks.measuring.home import QUICK_STEPS, Home, add_log_arguments, read_log  # noqa: E402
 from benchmarks.measuring.served import measure, table  # noqa: E402
-from features.landing import read_table, rename, split_mapping  # noqa: E402
 from plumline import artifact  # noqa: E402
-from plumline.schema import EVENTS, ITEMS, USERS  # noqa: E402
 
 SEED, QUICK_QUERIES = 17, 200
-RECIPE, SAMPLE = ROOT / "recipes" / "cpu_tiny.yaml", ROOT / "examples" / "online_retail"
 
 
 def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Land, run the stages, measure."""
-    raw = {name: arguments.data / f"{name}.parquet" for name in ("items", "events", "users")}
-    raw_tables = {name: read_table(path) for name, path in raw.items() if path.exists()}
-    mapping = split_mapping(arguments.map, raw_tables)
-    contracts = {contract.name: contract for contract in (ITEMS, EVENTS, USERS)}
-    tables = {name: rename(found, contracts[name], mapping[name]).table for name, found in raw_tables.items()}
+    tables = read_log(arguments.data, arguments.map)
     changes: dict[str, dict[str, Any]] = {
         "events": {"horizon_days": arguments.eval_days},
         "histories": {"eval_days": arguments.eval_days},
@@ -68,14 +60,10 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def main() -> None:
     """Run what is missing, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=SAMPLE, help="folder with items.parquet and events.parquet")
-    parser.add_argument("--as-of", type=date.fromisoformat, default=date(2011, 10, 31), help="last day learned from")
+    add_log_arguments(parser)
     parser.add_argument("--eval-days", type=int, default=3, help="days after it that are asked")
     parser.add_argument("--queries", type=int, default=3000, help="user-days asked, at most")
-    parser.add_argument("--map", action="append", default=[], metavar="NAME=COLUMN", help="as for plumline init")
-    parser.add_argument("--recipe", type=Path, default=RECIPE, help="recipe of the stages")
     parser.add_argument("--json", type=Path, help="file for the figures; rows that it holds are not run again")
-    parser.add_argument("--cache", type=Path, help="folder for the homes; default: a temporary one")
     parser.add_argument("--quick", action="store_true", help=f"few steps, {QUICK_QUERIES} user-days")
     arguments = parser.parse_args()
     about = {

@@ -21,7 +21,6 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,8 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 
 from benchmarks.measuring.hardware import hardware, versions  # noqa: E402
-from benchmarks.measuring.home import QUICK_STEPS, Home  # noqa: E402
+from benchmarks.measuring.home import QUICK_STEPS, Home, add_log_arguments, read_log  # noqa: E402
 from features.catalog import Catalog  # noqa: E402
-from features.landing import read_table, rename, split_mapping  # noqa: E402
 from models.evaluation.queries import Ruler  # noqa: E402
 from models.evaluation.ranked_lists import Ranked  # noqa: E402
 from models.language.words import read_profiles  # noqa: E402
@@ -42,10 +40,8 @@ from models.retrieval.held_out import NEXT_DAY, PROTOCOLS, read_lists, read_samp
 from models.retrieval.retriever import Retriever  # noqa: E402
 from plumline import artifact  # noqa: E402
 from plumline.errors import InputError  # noqa: E402
-from plumline.schema import EVENTS, ITEMS, USERS  # noqa: E402
 from plumline.stage import hash_seed, read_recipe  # noqa: E402
 
-RECIPE, SAMPLE = ROOT / "recipes" / "cpu_tiny.yaml", ROOT / "examples" / "online_retail"
 QUICK_QUERIES, PLAIN = 200, "as it is"
 Changes = Mapping[str, Mapping[str, Any]]
 
@@ -76,11 +72,7 @@ VARIANTS: dict[str, Changes] = {
 
 def make_home(arguments: argparse.Namespace, folder: Path, changes: Changes, seed: int) -> Home:
     """The home of a seed, told to make a variant next."""
-    raw = {name: arguments.data / f"{name}.parquet" for name in ("items", "events", "users")}
-    raw_tables = {name: read_table(path) for name, path in raw.items() if path.exists()}
-    mapping = split_mapping(arguments.map, raw_tables)
-    contracts = {contract.name: contract for contract in (ITEMS, EVENTS, USERS)}
-    tables = {name: rename(found, contracts[name], mapping[name]).table for name, found in raw_tables.items()}
+    tables = read_log(arguments.data, arguments.map)
     queries = QUICK_QUERIES if arguments.quick else arguments.queries
     told: dict[str, dict[str, Any]] = {
         "events": {"horizon_days": arguments.eval_days},
@@ -182,16 +174,12 @@ def pooled(figures: Sequence[Mapping[str, float]]) -> str:
 def main() -> None:
     """Run what is missing, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=SAMPLE, help="folder with items.parquet and events.parquet")
-    parser.add_argument("--as-of", type=date.fromisoformat, default=date(2011, 10, 31), help="last day learned from")
+    add_log_arguments(parser)
     parser.add_argument("--seeds", type=int, nargs="+", default=[17, 18, 19], help="of everything that is drawn")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), metavar="NAME", help="of VARIANTS, by name")
     parser.add_argument("--eval-days", type=int, default=14, help="days after --as-of that are asked")
     parser.add_argument("--queries", type=int, default=1500, help="user-days asked, at most")
-    parser.add_argument("--map", action="append", default=[], metavar="NAME=COLUMN", help="as for plumline init")
-    parser.add_argument("--recipe", type=Path, default=RECIPE, help="recipe of the stages")
     parser.add_argument("--json", type=Path, help="file for the figures; rows that it holds are not run again")
-    parser.add_argument("--cache", type=Path, help="folder for the homes; default: a temporary one")
     parser.add_argument("--quick", action="store_true", help=f"one seed, few steps, {QUICK_QUERIES} user-days")
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.variants if name not in VARIANTS]:

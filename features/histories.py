@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     import ibis.expr.types as ir
 
 
-ACTION_WORTH = dict.fromkeys(("dislike", "hide", "not_interested", "refund", "remove", "report", "return", "skip"), 0.0)
+NO = ("cancel", "dislike", "downvote", "hate", "hide", "not_interested", "refund", "remove", "report", "return", "skip")
 """Actions that say no, whoever logs them, unless a recipe says otherwise."""
 
 
@@ -56,9 +56,10 @@ class HistoriesParams(Params):
     """Newest events kept of a user."""
     positive_actions: tuple[str, ...] = ()
     """Actions that show interest; empty: every action does that `action_worth` does not rule out."""
-    action_worth: Mapping[str, Annotated[float, Field(allow_inf_nan=False)]] = ACTION_WORTH
-    """Action → factor of the reward; 1 for an action that is not named. At 0 or below the event shows no interest: it
-    is no target, nothing that is counted, and stands in no history."""
+    action_worth: Mapping[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
+    """Action, in small letters → factor of the reward; of one that is not named 0 if it says no (cancel, dislike,
+    downvote, hate, hide, not_interested, refund, remove, report, return, skip), else 1. At 0 or below the event shows
+    no interest: it is no target, nothing that is counted, and stands in no history."""
     min_watch_ratio: float | None = None
     """Smallest watch ratio that shows interest (an event without one shows none); empty: not looked at."""
     reward: str = "1.0"
@@ -140,17 +141,16 @@ def _steps(params: HistoriesParams, snapshot: EventSnapshot, as_of: date) -> "ir
     table = table.append_column("micros", table.column("timestamp").cast(pa.int64())).drop_columns(["timestamp"])
     events = ibis.memtable(table)
     events = events.filter(events.quantity.isnull() | (events.quantity > 0))
-    refused = [action for action, worth in params.action_worth.items() if worth <= 0]
-    if refused:
-        events = events.filter(events.action.isnull() | events.action.notin(refused))
+    worths = dict.fromkeys(NO, 0.0) | dict(params.action_worth)
+    action = events.action.lower()
+    events = events.filter(action.isnull() | action.notin([name for name, worth in worths.items() if worth <= 0]))
     if params.positive_actions:
         events = events.filter(events.action.isin(list(params.positive_actions)))
     if params.min_watch_ratio is not None:
         events = events.filter(events.watch_ratio >= params.min_watch_ratio)
     reward = parse_reward(params.reward, events)
-    worth = {action: worth for action, worth in params.action_worth.items() if worth > 0 and worth != 1}
-    if worth:
-        reward = reward * events.action.cases(*worth.items(), else_=1.0)
+    if factors := [(name, worth) for name, worth in worths.items() if worth > 0 and worth != 1]:
+        reward = reward * events.action.lower().cases(*factors, else_=1.0)
     events = events.mutate(reward=reward)
     return events.group_by("user_id", "item_id", "micros", "day").agg(
         event_id=events.event_id.min(),

@@ -1,10 +1,11 @@
 """A home for a benchmark: tables landed as `plumline init` lands them, stages run as dvc.yaml says, without Prefect."""
 
+import argparse
 import copy
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from features import landing
 from flows.steps.graph import read_graph, read_params, upstream
 from plumline.artifact import replace_file
 from plumline.errors import PlumlineError
+from plumline.schema import EVENTS, ITEMS, USERS
 from plumline.settings import child_environment
 from plumline.stage import CODE_ROOT, die_with_parent, read_recipe, say
 
@@ -30,6 +32,24 @@ QUICK_STEPS: dict[str, dict[str, Any]] = {
     "scores": {"bootstrap_samples": 100},
 }
 """Changes to a recipe for a quick run."""
+
+
+def add_log_arguments(parser: argparse.ArgumentParser) -> None:
+    """--data, --as-of, --map, --recipe and --cache: a log of anybody's, the sample by default."""
+    sample, recipe = CODE_ROOT / "examples" / "online_retail", CODE_ROOT / "recipes" / "cpu_tiny.yaml"
+    parser.add_argument("--data", type=Path, default=sample, help="folder with items.parquet and events.parquet")
+    parser.add_argument("--as-of", type=date.fromisoformat, default=date(2011, 10, 31), help="last day learned from")
+    parser.add_argument("--map", action="append", default=[], metavar="NAME=COLUMN", help="as for plumline init")
+    parser.add_argument("--recipe", type=Path, default=recipe, help="recipe of the stages")
+    parser.add_argument("--cache", type=Path, help="folder for the homes; default: a temporary one")
+
+
+def read_log(folder: Path, mapping: Sequence[str]) -> dict[str, pa.Table]:
+    """items, events and, if there, users of a folder, in their contracts. mapping: NAME=COLUMN, as `plumline init`."""
+    raw = {contract: folder / f"{contract.name}.parquet" for contract in (ITEMS, EVENTS, USERS)}
+    found = {contract.name: landing.read_table(path) for contract, path in raw.items() if path.exists()}
+    names = landing.split_mapping(mapping, found)
+    return {c.name: landing.rename(found[c.name], c, names[c.name]).table for c in raw if c.name in found}
 
 
 @dataclass(frozen=True)

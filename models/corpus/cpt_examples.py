@@ -25,12 +25,10 @@ from models.corpus.examples import Examples, ExamplesBuilder
 from models.corpus.material import CorpusParams, Material
 from models.corpus.prefix_names import name_prefixes
 from models.language.facts import CHANNEL_TOKENS, Feature, add_features
+from models.language.numbers import ITEM_NUMBERS
 from models.language.phrases import PHRASES
 from plumline.errors import InputError
-
-EVENT_NUMBERS = ("watch_ratio", "watch_time_s", "rating", "price", "quantity")
-"""Numbers of an event that stand behind its item, in this order, where the vocabulary has them."""
-ITEM_NUMBERS = ("item_price", "item_age_days", "duration_s")
+from plumline.schema import NUMBERS
 
 
 @dataclass(frozen=True)
@@ -118,9 +116,7 @@ class _Writer:
         channels = {r: ids[:CHANNEL_TOKENS] for r, ids in self.texts["channel"].items() if r not in without}
         channel = Feature.of([channels.get(row, []) for row in range(len(self.sid_ids))]).take(events.rows)
         numbers = [
-            Feature.of_number(self.words, name, events.numbers[name])
-            for name in EVENT_NUMBERS
-            if name in events.numbers and name in self.words.numbers
+            Feature.of_number(self.words, name, events.numbers[name]) for name in NUMBERS if name in events.numbers
         ]
         self.has_features = bool(channels) or any(len(number.tokens) for number in numbers)
         if self.has_features:

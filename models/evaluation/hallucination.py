@@ -2,7 +2,7 @@
 
 Not a stage: a part of `models/evaluation/scores.py`. What is served is constrained and cannot hallucinate; this says
 how much of the model's probability the constraint has to throw away, and at which level it goes astray. A text token
-and a code of another level count as much as a SID of no live item (PLUM 4.3 counts the latter).
+and a code of another level count as much as a SID of no live item (PLUM 2.3 speaks of such SIDs: below 5% after SFT).
 """
 
 from __future__ import annotations

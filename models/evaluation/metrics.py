@@ -111,16 +111,6 @@ def effective_vocabulary(counts: np.ndarray, share: float = 0.95) -> int:
     return int(np.searchsorted(reached, round(share * reached[-1], 6)) + 1)
 
 
-def hallucination_rate(is_live: np.ndarray) -> float:
-    """Share of SIDs that no live item has. is_live: any shape of bool, at least one.
-
-    `scores` gives those of a search in which every code of a level is allowed, so tokens that are no code never count.
-    """
-    if is_live.size == 0:
-        raise ValueError("a rate over no SIDs; leave the measure out where there is none")
-    return float(1.0 - np.mean(is_live))
-
-
 def _check_relevant(num_relevant: np.ndarray) -> None:
     if np.any(num_relevant < 1):
         raise ValueError("a query without relevant items has neither recall nor ndcg; drop it before")

@@ -145,9 +145,9 @@ def test_an_action_has_its_worth_and_one_without_is_no_interest(hand_home: Path,
     assert (read_histories(out).column("item_ids").to_pylist(), read_queries(out).num_rows) == ([["b"]], 0)
 
 
-@pytest.mark.parametrize("action", ["dislike", "return", "refund", "skip", "report"])
+@pytest.mark.parametrize("action", ["dislike", "Return", "refund", "SKIP", "report"])
 def test_who_says_no_is_not_asked_for_it(tmp_path: Path, action: str) -> None:
-    """By the table that a recipe has that is silent about it."""
+    """Whatever the recipe says of other actions, and unless it says something of this one."""
     items = rename(pa.table({"item_id": ["a", "b"], "title": ["x", "y"]}), ITEMS, {}).table
     rows = [("u", "a", "like"), ("u", "b", action), ("u", "b", None), ("v", "b", action)]
     table = {
@@ -157,10 +157,13 @@ def test_who_says_no_is_not_asked_for_it(tmp_path: Path, action: str) -> None:
         "timestamp": [f"2024-01-{day} 10:0{n}" for day in ("07", "08") for n in range(4)],
     }
     home = prepare(tmp_path / "home", items, rename(pa.table(table), EVENTS, {}).table, AS_OF)
-    out = run(home, tmp_path / "out")
+    out = run(home, tmp_path / "out", action_worth={"like": 2})
     assert [(row["user_id"], row["item_ids"]) for row in read_histories(out).to_pylist()] == [("u", ["a", "b"])]
     assert [(row["user_id"], row["relevant"]) for row in read_queries(out).to_pylist()] == [("u", ["a", "b"])]
     assert [row["relevant"] for row in read_last_events(out).to_pylist()] == [["b"]]
+    assert read_queries(out).column("rewards").to_pylist() == [[2.0, 1.0]]
+    kept = run(home, tmp_path / "kept", action_worth={action.lower(): 0.5})
+    assert read_histories(kept).column("user_id").to_pylist() == ["u", "v"]
 
 
 def test_what_is_worth_nothing_stands_in_histories_and_is_not_asked_for(hand_home: Path, tmp_path: Path) -> None:

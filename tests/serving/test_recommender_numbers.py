@@ -16,8 +16,9 @@ from models.language.facts import ItemTexts
 from models.language.numbers import Numbers
 from models.retrieval.held_out import Query
 from plumline.errors import InputError
+from serving.bodies import RecommendRequest
 from serving.recommender import Recommender
-from serving.service import Plumline, RecommendRequest
+from serving.service import Plumline
 
 HOUR = 3_600_000
 HISTORY = [("item001", HOUR), ("nobody", 2 * HOUR), ("item002", 3 * HOUR), ("item004", 9 * HOUR)]

@@ -172,7 +172,7 @@ def test_bad_bodies_get_one_line(client: TestClient, body: Any, line: str) -> No
     ],
 )
 def test_how_much_a_body_may_ask(field: str, most: Any, beyond: Any) -> None:
-    from serving.service import RecommendRequest
+    from serving.bodies import RecommendRequest
 
     assert RecommendRequest.model_validate_json(json.dumps({field: most})).problem == ""
     assert RecommendRequest.model_validate_json(json.dumps({field: beyond})).problem.startswith(field)
@@ -180,7 +180,7 @@ def test_how_much_a_body_may_ask(field: str, most: Any, beyond: Any) -> None:
 
 @pytest.mark.parametrize(("field", "most"), [("request_id", 64), ("user_id", 256), ("item_id", 256), ("action", 32)])
 def test_how_much_a_reaction_may_say(field: str, most: int) -> None:
-    from serving.service import FeedbackRequest
+    from serving.bodies import FeedbackRequest
 
     said = {"request_id": "r", "user_id": "u", "item_id": "i", "action": "click"}
     assert FeedbackRequest.model_validate_json(json.dumps({**said, field: "x" * most})).problem == ""
