@@ -3,12 +3,13 @@
 run   python benchmarks/prompt_ablation.py [--data DIR] [--as-of DATE] [--seeds 17 18 19] [--variants NAME …]
           [--eval-days 14] [--queries 1500] [--map NAME=COLUMN …] [--recipe FILE] [--json FILE] [--cache DIR] [--quick]
 
-Every variant is a change of the recipe (VARIANTS); `as it is` is the recipe. A variant's vocabulary, corpus, continued
-pre-training, fine-tuning and ranker are made anew, the stages before them once. Asked are the users of the days after
---as-of, item level, full ranking over live items, seen items masked and not. Of each variant: recall@10 of the model's
-beams alone and of what is served, less those of `as it is` with the same seed, ± the standard error of the difference,
-paired by user (over seeds: of their mean); model_gain (served less the same ranker without the model); and what it
-costs: tokens of a prompt (mean), seconds of training at the same number of steps.
+Every variant is a change of the recipe (VARIANTS); `as it is` is the recipe. What a log has no column for is left out.
+A variant's vocabulary, corpus, continued pre-training, fine-tuning and ranker are made anew, the stages before them
+once. Asked are the users of the days after --as-of, item level, full ranking over live items, seen items masked and
+not. Of each variant: recall@10 of the model's beams alone and of what is served, less those of the variant beside it
+(`as it is`, but for `channels`) with the same seed, ± the standard error of the difference, paired by user (over seeds:
+of their mean); model_gain (served less the same ranker without the model); and what it costs: tokens of a prompt
+(mean), seconds of training at the same number of steps.
 
 --json: a row a variant and seed; rows that it holds are not run again. --cache keeps the homes. --quick: one seed, few
 steps, 200 user-days (minutes): does it run?
@@ -21,6 +22,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
+import pyarrow as pa  # noqa: E402
 
 from benchmarks.measuring.hardware import hardware, versions  # noqa: E402
 from benchmarks.measuring.home import QUICK_STEPS, Home, add_log_arguments, read_log  # noqa: E402
@@ -45,29 +48,54 @@ from plumline.stage import hash_seed, read_recipe  # noqa: E402
 QUICK_QUERIES, PLAIN = 200, "as it is"
 Changes = Mapping[str, Mapping[str, Any]]
 
-VARIANTS: dict[str, Changes] = {
-    PLAIN: {},
-    "no user": {"vocabulary": {"template": ["history", "context"]}},
-    "no context": {"vocabulary": {"template": ["history", "user"]}},
-    "history of 25": {"vocabulary": {"max_history": 25}},
-    "one gap": {"vocabulary": {"num_gaps": 1}},
-    "channels": {
-        "vocabulary": {"history_features": ["channel"]},
-        "corpus": {"max_tokens": 1024},  # a channel may be 8 tokens; rows are twice as long, and hold as many of them
-        "cpt": {"loop": {"row_tokens": 1024}},
-        "sft": {"loop": {"row_tokens": 1024}},
-    },
-    "watch ratios": {"vocabulary": {"history_features": ["watch_ratio"]}},
-    "watch times": {"vocabulary": {"history_features": ["watch_time_s"]}},
-    "quantities": {"vocabulary": {"history_features": ["quantity"]}},
-    "prices": {"vocabulary": {"history_features": ["price"]}},
-    "context title": {"vocabulary": {"context_features": ["title"]}},
-    "context channel": {"vocabulary": {"context_features": ["channel"]}},
-    "horizon 3 days": {"corpus": {"target_days": 3}},
-    "horizon 7 days": {"corpus": {"target_days": 7}},
-    "nothing taught": {"corpus": {"taught_targets": 0}},
+
+@dataclass(frozen=True)
+class Variant:
+    """changes: section → key → value. needs: (table, column) without a value of which nothing would change. beside: the
+    variant that it is compared with, which differs in this one thing."""
+
+    changes: Changes
+    needs: tuple[str, str] | None = None
+    beside: str = PLAIN
+
+
+LONG_ROWS: Changes = {
+    "corpus": {"max_tokens": 1024},
+    "cpt": {"loop": {"row_tokens": 1024}},
+    "sft": {"loop": {"row_tokens": 1024}},
 }
-"""Name → section → key → value. What a log does not have leaves no token: such a variant is the recipe as it is."""
+
+VARIANTS: dict[str, Variant] = {
+    PLAIN: Variant({}),
+    "no user": Variant({"vocabulary": {"template": ["history", "context"]}}),
+    "no context": Variant({"vocabulary": {"template": ["history", "user"]}}),
+    "history of 25": Variant({"vocabulary": {"max_history": 25}}),
+    "one gap": Variant({"vocabulary": {"num_gaps": 1}}),
+    "watch ratios": Variant({"vocabulary": {"history_features": ["watch_ratio"]}}, ("events", "watch_ratio")),
+    "watch times": Variant({"vocabulary": {"history_features": ["watch_time_s"]}}, ("events", "watch_time_s")),
+    "quantities": Variant({"vocabulary": {"history_features": ["quantity"]}}, ("events", "quantity")),
+    "prices": Variant({"vocabulary": {"history_features": ["price"]}}, ("events", "price")),
+    "context title": Variant({"vocabulary": {"context_features": ["title"]}}, ("items", "title")),
+    "context channel": Variant({"vocabulary": {"context_features": ["channel"]}}, ("items", "channel")),
+    "horizon 3 days": Variant({"corpus": {"target_days": 3}}),
+    "horizon 7 days": Variant({"corpus": {"target_days": 7}}),
+    "nothing taught": Variant({"corpus": {"taught_targets": 0}}),
+    # A channel may be 8 tokens: 50 events with one do not fit rows of 512, and longer rows alone are twice the training.
+    "long rows": Variant(LONG_ROWS, ("items", "channel")),
+    "channels": Variant(
+        {**LONG_ROWS, "vocabulary": {"history_features": ["channel"]}}, ("items", "channel"), beside="long rows"
+    ),
+}
+
+
+def has_values(tables: Mapping[str, pa.Table], needs: tuple[str, str] | None) -> bool:
+    """Whether a log has anything to say in the column that a variant is about."""
+    if needs is None:
+        return True
+    table = tables.get(needs[0])
+    if table is None or needs[1] not in table.column_names:
+        return False
+    return table.column(needs[1]).null_count < table.num_rows
 
 
 def make_home(arguments: argparse.Namespace, folder: Path, changes: Changes, seed: int) -> Home:
@@ -103,9 +131,11 @@ def read_ranked(home: Home, seed: int, path: Path) -> Ranked:
 
 def run(arguments: argparse.Namespace, folder: Path, name: str, seed: int) -> dict[str, Any]:
     """One variant and seed: run the stages, measure, keep its lists for those that are compared with it."""
-    if name != PLAIN and not (make_home(arguments, folder, {}, seed).folder / "as_it_is").exists():
-        run(arguments, folder, PLAIN, seed)
-    home = make_home(arguments, folder, VARIANTS[name], seed)
+    variant = VARIANTS[name]
+    beside = make_home(arguments, folder, {}, seed).folder / variant.beside.replace(" ", "_")
+    if name != variant.beside and not beside.exists():
+        run(arguments, folder, variant.beside, seed)
+    home = make_home(arguments, folder, variant.changes, seed)
     seconds = home.run("ranker")
     ranked = read_ranked(home, seed, home.artifact("ranker"))
     ruler = Ruler(hash_seed(seed, "bootstrap"), 1000)
@@ -115,15 +145,15 @@ def run(arguments: argparse.Namespace, folder: Path, name: str, seed: int) -> di
         "seconds": {stage: seconds[stage] for stage in ("corpus", "cpt", "sft", "ranker")},
         "prompt_tokens": mean_prompt(home, ranked),
     }
-    kept = home.folder / "as_it_is"
-    if name == PLAIN:
-        kept.mkdir(exist_ok=True)
-        shutil.copy(home.artifact("ranker") / "lists.parquet", kept)
+    kept = home.folder / name.replace(" ", "_")
+    kept.mkdir(exist_ok=True)
+    shutil.copy(home.artifact("ranker") / "lists.parquet", kept)
+    if name == variant.beside:
         return row
-    plain = read_ranked(home, seed, kept)
-    row["minus_plain"] = {
+    other = read_ranked(home, seed, beside)
+    row["minus"] = {
         method: {
-            p: ruler.compare(task.queries, ranked.lists[method][p], plain.lists[method][p], task.relevant)
+            p: ruler.compare(task.queries, ranked.lists[method][p], other.lists[method][p], task.relevant)
             for p, task in ranked.tasks.items()
         }
         for method in METHODS
@@ -145,16 +175,16 @@ def mean_prompt(home: Home, ranked: Ranked) -> float:
 def table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """A variant a line: means over its seeds."""
     for protocol in PROTOCOLS:
-        yield f"{protocol.replace('_', ' ')}: recall@10; − is the recipe as it is, same seed, paired by user"
+        yield f"{protocol.replace('_', ' ')}: recall@10; − is the variant beside it, same seed, paired by user"
         titles = ("model", "model −", "served", "served −", "model gain")
         yield f"{'':18s}{'seeds':>6s}{'tokens':>8s}{'cpt+sft':>9s}" + "".join(f"{title:>20s}" for title in titles)
         for name in dict.fromkeys(row["variant"] for row in rows):
             own = [row for row in rows if row["variant"] == name]
-            told = [row for row in own if "minus_plain" in row]
+            told = [row for row in own if "minus" in row]
             cells = []
             for method in ("model", "served"):
                 cells.append(pooled([row["figures"][method][protocol] for row in own]))
-                cells.append(pooled([row["minus_plain"][method][protocol] for row in told]))
+                cells.append(pooled([row["minus"][method][protocol] for row in told]))
             cells.append(pooled([row["model_gain"][protocol] for row in own]))
             tokens = np.mean([row["prompt_tokens"] for row in own])
             trained = np.mean([row["seconds"]["cpt"] + row["seconds"]["sft"] for row in own])
@@ -184,7 +214,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.variants if name not in VARIANTS]:
         raise InputError(f"--variants {unknown[0]!r}: there are {', '.join(map(repr, VARIANTS))}")
-    names = [PLAIN, *(name for name in arguments.variants if name != PLAIN)]
+    log = read_log(arguments.data, arguments.map)
+    named = [name for name in arguments.variants if has_values(log, VARIANTS[name].needs)]
+    # what others are compared with is measured before them
+    names = list(dict.fromkeys([PLAIN, *(one for name in named for one in (VARIANTS[name].beside, name))]))
     told = {"data": arguments.data.resolve().name, "as_of": arguments.as_of.isoformat(), "quick": arguments.quick}
     told |= {"eval_days": arguments.eval_days, "recipe": artifact.sha256_file(arguments.recipe)[:16]}
     rows: list[dict[str, Any]] = []
@@ -193,7 +226,7 @@ def main() -> None:
     with nullcontext(arguments.cache) if arguments.cache else tempfile.TemporaryDirectory() as folder:
         for seed in arguments.seeds[:1] if arguments.quick else arguments.seeds:
             for name in names:
-                about = {"variant": name, "seed": seed, "changes": VARIANTS[name], **told}
+                about = {"variant": name, "seed": seed, "changes": VARIANTS[name].changes, **told}
                 if any(about.items() <= row.items() for row in rows):
                     continue
                 rows.append({**about, **run(arguments, Path(folder), name, seed)})
