@@ -20,6 +20,8 @@ from plumline.stage import die_with_parent, say
 from serving.deploy import free_port
 
 _START_TIMEOUT_S = 180.0
+_LAST_WORDS_S = 10.0
+"""Seconds that Prefect's last log lines and events of a run have to reach the server."""
 
 
 def prefect_environment(home: Path) -> dict[str, str]:
@@ -46,6 +48,7 @@ def prefect_server(home: Path) -> Iterator[str]:
         if url is None:
             url = stack.enter_context(_own_server(home))
             stack.enter_context(_environment({"PREFECT_API_URL": url}))
+            stack.callback(_send_last_words)
         yield url
 
 
@@ -100,6 +103,26 @@ def _own_server(home: Path) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _send_last_words() -> None:
+    """Have Prefect's background services send what they still hold, and end, before their server does.
+
+    A log line waits up to 2 s for others, and at exit Prefect waits for these services without a limit: where the
+    server had gone by then, the line was lost, and the process tried for another 75 s (5 retries, 2 to 32 s apart).
+    What could not be sent in time is given up here, as Prefect would not.
+    """
+    if "prefect._internal.concurrency.services" not in sys.modules:
+        return
+    from prefect._internal.concurrency.services import QueueService, _active_services
+
+    at_work = [(one._loop, one._task) for one in _active_services]  # a service that is told to stop forgets its task
+    try:
+        QueueService.drain_all(timeout=_LAST_WORDS_S)  # all kinds: they share one table of instances
+    finally:
+        for loop, task in at_work:
+            if loop is not None and task is not None and not task.done():
+                loop.call_soon_threadsafe(task.cancel)
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log_path: Path) -> None:

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -32,7 +32,7 @@ LONG = (*PARALLEL, "rivals")
 """Stages that take minutes: none begins before all is there that one of them needs, and all has been looked at that
 might stop a run."""
 STOP_S = 0.3
-"""Seconds after which a stage that waits sees that its flow was stopped."""
+"""Seconds after which a stage that waits sees that its flow was stopped, and a flow that waits sees a signal."""
 
 
 class StageFailed(PlumlineError):  # noqa: N818  a state, named as Prefect names it
@@ -170,7 +170,7 @@ def run_stages(
                 future.add_done_callback(ended.put)
             if not at_work:
                 break
-            future = ended.get()
+            future = _first(ended)
             name = at_work.pop(future)
             try:
                 finished[name] = future.result()
@@ -185,6 +185,14 @@ def run_stages(
     if error is not None:
         raise error
     return [finished[name] for name in names]
+
+
+def _first(ended: queue.SimpleQueue[PrefectFuture[Finished]]) -> PrefectFuture[Finished]:
+    """The first task that ends. It waits in bits: a signal does not always end a wait of Python's, and is then acted
+    upon when the wait is over, which may be hours later."""
+    while True:
+        with suppress(queue.Empty):
+            return ended.get(timeout=STOP_S)
 
 
 def _num_behind(name: str, needed: Mapping[str, set[str]]) -> int:

@@ -295,6 +295,33 @@ with prefect_server(Path(".")):
             flow.wait()
 
 
+def test_a_signal_that_wakes_nobody_ends_a_flow(tmp_path, monkeypatch):
+    """The first thread acts upon a signal, and sleeps on where another received it or where it was about to sleep."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    def stage(stop):
+        time.sleep(0.2)
+        signal.raise_signal(signal.SIGUSR1)  # to this thread
+        return stop.wait(10)
+
+    class Task:
+        def submit(self, name, argv, home, stop):
+            self.was_stopped = threads.submit(stage, stop)
+            return Submitted(self.was_stopped)
+
+    task = Task()
+    monkeypatch.setattr("flows.steps.stages.run_stage", task)
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        with ThreadPoolExecutor(1) as threads, pytest.raises(KeyboardInterrupt):
+            run_stages(graph_of({"a": ""}), ["a"], {}, tmp_path)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert task.was_stopped.result()
+
+
 def _session(number):
     """Ids of the processes that were started in a session."""
     found = []
