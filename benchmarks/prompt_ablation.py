@@ -80,7 +80,7 @@ VARIANTS: dict[str, Variant] = {
     "horizon 3 days": Variant({"corpus": {"target_days": 3}}),
     "horizon 7 days": Variant({"corpus": {"target_days": 7}}),
     "nothing taught": Variant({"corpus": {"taught_targets": 0}}),
-    # A channel may be 8 tokens: 50 events with one do not fit rows of 512, and longer rows alone are twice the training.
+    # A channel may be 8 tokens: 50 events with one do not fit rows of 512, and longer rows are twice the training.
     "long rows": Variant(LONG_ROWS, ("items", "channel")),
     "channels": Variant(
         {**LONG_ROWS, "vocabulary": {"history_features": ["channel"]}}, ("items", "channel"), beside="long rows"

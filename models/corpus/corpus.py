@@ -15,7 +15,8 @@ the first), title → SID (`naming`; targets are the SID), SID → title, topics
 SFT (PLUM 2.3, eq. 3): a window of a user's history is one example in which no token is computed twice. It is a tree:
 the trunk is the history; where a new day begins a branch leaves it that holds the rest of the prompt and then, each as
 a branch of its own, the items of that day. The path from the root to a target is token by token what `render_prompt`
-gives for a request at that moment (the service does not say its moment: models/language/prompt.py).
+gives for a request at that moment. With `vocabulary.item_places` it is a row of places instead, and sft.npz holds
+`ItemExamples` (models/corpus/sft_item_examples.py).
 """
 
 from datetime import date
@@ -26,6 +27,7 @@ import numpy as np
 from models.corpus.cpt_examples import cpt_examples
 from models.corpus.material import EPOCH, MS_PER_DAY, CorpusParams, Material
 from models.corpus.sft_examples import sft_examples
+from models.corpus.sft_item_examples import sft_item_examples
 from plumline.artifact import write_json
 from plumline.errors import InputError
 from plumline.stage import hash_seed, main, say
@@ -48,7 +50,8 @@ def run(
     if len(events.timestamps) and events.timestamps.max() >= (last_day + 1) * MS_PER_DAY:
         raise InputError(f"histories know events after {as_of}; run the stage histories with --as-of {as_of} again")
     cpt = cpt_examples(params, material, np.random.default_rng(hash_seed(seed, "cpt")))
-    sft = sft_examples(params, material, last_day, np.random.default_rng(hash_seed(seed, "sft")))
+    write_sft = sft_item_examples if material.words.shape.item_places else sft_examples
+    sft = write_sft(params, material, last_day, np.random.default_rng(hash_seed(seed, "sft")))
     written = {"cpt": cpt.train, "cpt_heldout": cpt.heldout, "sft": sft}
     report = {name: examples.describe() for name, examples in written.items()}
     write_json(out / "report.json", {**report, "events": len(events.rows), "unknown_events": events.num_unknown})

@@ -5,6 +5,7 @@ tokens k … k + span[k] - 1. In a plain sequence every span reaches to the end;
 behind it does not see it. Causality, branches and the borders between packed examples are all this one rule.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ class Examples:
 
     def of_kinds(self, *kinds: str) -> np.ndarray:
         """Rows of the examples of these kinds, (n,) int64."""
-        return np.flatnonzero(np.isin(self.kind, [KINDS.index(kind) for kind in kinds]))
+        return rows_of_kinds(self.kind, kinds)
 
     def save(self, path: Path) -> None:
         """Write as npz."""
@@ -76,22 +77,32 @@ class Examples:
 
     def describe(self) -> dict[str, Any]:
         """Examples, tokens, targets, and the share of examples and tokens by kind."""
-        counts: dict[str, Any] = {}
-        for code, kind in enumerate(KINDS):
-            mine = self.kind == code
-            if mine.any():
-                counts[kind] = {
-                    "examples": int(mine.sum()),
-                    "examples_share": round(float(mine.mean()), 6),
-                    "tokens": int(self.lengths[mine].sum()),
-                    "tokens_share": round(float(self.lengths[mine].sum() / len(self.tokens)), 6),
-                }
-        return {
-            "examples": self.num_examples,
-            "tokens": len(self.tokens),
-            "target_tokens": int(self.loss.sum()),
-            "kinds": counts,
-        }
+        return describe(self.kind, self.lengths, int(self.loss.sum()))
+
+
+def rows_of_kinds(kind: np.ndarray, kinds: Sequence[str]) -> np.ndarray:
+    """Which of (N,) kinds, as `Examples` holds them, are these; (n,) int64."""
+    return np.flatnonzero(np.isin(kind, [KINDS.index(one) for one in kinds]))
+
+
+def describe(kind: np.ndarray, lengths: np.ndarray, target_tokens: int) -> dict[str, Any]:
+    """Examples, tokens, targets, and the share of examples and tokens by kind. kind, lengths: (N,)."""
+    counts: dict[str, Any] = {}
+    for code, name in enumerate(KINDS):
+        mine = kind == code
+        if mine.any():
+            counts[name] = {
+                "examples": int(mine.sum()),
+                "examples_share": round(float(mine.mean()), 6),
+                "tokens": int(lengths[mine].sum()),
+                "tokens_share": round(float(lengths[mine].sum() / lengths.sum()), 6),
+            }
+    return {
+        "examples": len(kind),
+        "tokens": int(lengths.sum()),
+        "target_tokens": target_tokens,
+        "kinds": counts,
+    }
 
 
 @dataclass

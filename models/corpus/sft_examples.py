@@ -4,9 +4,9 @@ The trunk is the history; where a new day begins a branch leaves it that holds t
 a branch of its own, the items of that day (and of the days after it, with `target_days` above 1). The path from the
 root to a target is token by token what `render_prompt` gives for a request at that moment.
 
-Equation 3 weighs a target by its reward; as in the paper, targets are drawn by it instead and count the same in the
-loss. What was not drawn still stands in the trunk: it tells something about the user. A day without any target drawn
-has no branch, a user without any no window, so nothing is computed for them.
+What the targets are stands in `targets.py`. What was not drawn as one still stands in the trunk: it tells something
+about the user. A day without any target drawn has no branch, a user without any no window, so nothing is computed for
+them.
 
 A branch of a day may hold further targets, items that a training-free teacher would recommend
 (models/corpus/teacher.py).
@@ -23,8 +23,8 @@ import numpy as np
 from tqdm import tqdm
 
 from models.corpus.examples import Examples, ExamplesBuilder
-from models.corpus.material import MS_PER_DAY, CorpusParams, Material
-from models.corpus.teacher import Teacher, draw
+from models.corpus.material import CorpusParams, Material
+from models.corpus.targets import Targets
 from models.language.facts import TEXTS, EventTokens, Feature, ItemFacts, asked_texts
 from models.language.prompt import (
     Profile,
@@ -36,8 +36,6 @@ from models.language.prompt import (
     tell_events,
 )
 from plumline.errors import InputError
-
-_NOTHING = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def sft_examples(params: CorpusParams, material: Material, last_day: int, rng: n
     for user, user_id in enumerate(tqdm(events.user_ids, desc="corpus: windows", unit=" users", mininterval=1.0)):
         profile = Profile.render(words, material.profiles.get(user_id, {}))
         for window in writer.windows(int(events.user_starts[user]), int(events.user_starts[user + 1]), profile):
-            age = last_day - int(writer.days[window.branches[-1]])
+            age = last_day - int(writer.targets.days[window.branches[-1]])
             kind = "recent" if window.recent else "replay" if rng.random() < params.replay_share else "older"
             builder.add_tree(*writer.tree(window, profile), kind, 0.5 ** (age / params.half_life_days))
     return builder.build()
@@ -77,24 +75,13 @@ class _TreeWriter:
     def __init__(self, params: CorpusParams, material: Material, last_day: int, rng: np.random.Generator) -> None:
         self.params, self.rng = params, rng
         self.words, self.events = material.words, material.events
-        self.facts = _item_facts(material)
-        self.stream = _prompt_stream(material, self.facts)
+        self.facts = item_facts(material)
+        self.stream = prompt_stream(material, self.facts)
         self.levels = self.words.space.num_levels
         self.longest = self.words.shape.max_history
         self.sid_ids = self.words.sid_token_ids(material.sids.codes).astype(np.int32)
-        # Which events are targets, whether of a branch or of the trunk. From a generator of its own: where all events
-        # are worth the same, everything else is drawn as if there were no rewards.
-        self.drawn = draw_targets(self.events.rewards, params.reward_cap, rng.spawn(1)[0])
-        self.drawn_before = np.concatenate([[0], np.cumsum(self.drawn)])
-        self.trunk_loss = np.repeat(self.drawn, np.diff(self.stream.starts)) if params.trunk_loss else None
-        self.first_recent = (last_day - params.recent_days + 1) * MS_PER_DAY
-        self.days = self.events.timestamps // MS_PER_DAY
-        # Event → the first event behind it that is of another day or user.
-        self.begins_day = self.events.firsts | np.diff(self.days, prepend=-1).astype(bool)
-        borders = np.flatnonzero(self.begins_day)
-        self.day_stop = np.repeat(np.append(borders[1:], len(self.days)), np.diff(np.append(borders, len(self.days))))
-        self.target_stop = self._target_stops(last_day)
-        self.taught = self._ask_teacher(material) if params.taught_targets else {}
+        self.targets = targets = Targets(params, material, last_day, rng)
+        self.trunk_loss = np.repeat(targets.drawn, np.diff(self.stream.starts)) if params.trunk_loss else None
         template = self.words.shape.template
         # A context item that stands before the history is another one for every branch: no trunk can be shared.
         self.shared = "context" not in template or template.index("context") > template.index("history")
@@ -110,38 +97,17 @@ class _TreeWriter:
                 + (", or name fewer vocabulary.history_features" if self.words.shape.history_features else "")
             )
 
-    def _target_stops(self, last_day: int) -> np.ndarray:
-        """Event → the first event of its user that is `target_days` later, or recent while it is not, or the user's
-        end."""
-        starts = self.events.user_starts
-        user_day = np.repeat(np.arange(len(starts) - 1) << 32, np.diff(starts)) + self.days
-        goal, first_recent = self.days + self.params.target_days, last_day - self.params.recent_days + 1
-        goal = np.where(self.days < first_recent, np.minimum(goal, max(first_recent, 0)), goal)
-        return np.searchsorted(user_day, user_day - self.days + goal)
-
-    def _ask_teacher(self, material: Material) -> dict[int, np.ndarray]:
-        """Event that begins a day → rows of items to recommend before it; nothing where the teacher knows nothing."""
-        places = np.flatnonzero(self.begins_day & ~self.events.firsts)
-        texts = [
-            " ".join(filter(None, (column.get(row) for column in material.texts.values())))
-            for row in range(len(material.sids.item_ids))
-        ]
-        teacher = Teacher.fit(self.events.rows, self.events.user_starts, texts, self.params.teacher)
-        found = teacher.candidates(self.events.rows, self.events.user_starts, places - 1)
-        drawn = draw(*found, self.params.taught_targets, self.rng.spawn(1)[0])
-        return {place: np.unique(rows) for place, rows in zip(places.tolist(), drawn, strict=True) if rows[0] >= 0}
-
     def windows(self, begin: int, end: int, profile: Profile) -> list[Window]:
         """Windows of one user's events [begin, end), latest first.
 
         Every new day with a target is a branch of exactly one window, of the latest that can hold it; the very first
         day is one with an empty history.
         """
-        pending = (begin + 1 + np.flatnonzero(self.begins_day[begin + 1 : end])).tolist()
+        pending = (begin + 1 + np.flatnonzero(self.targets.begins_day[begin + 1 : end])).tolist()
         if not pending:  # one day is all there is: its last item, given those before it
-            pending = (begin + 1 + np.flatnonzero(self.drawn[begin + 1 : end])[-1:]).tolist()
-        pending = [event for event in pending if self._num_drawn(event)]
-        recent = begin + int(np.searchsorted(self.events.timestamps[begin:end], self.first_recent))
+            pending = (begin + 1 + np.flatnonzero(self.targets.drawn[begin + 1 : end])[-1:]).tolist()
+        pending = [event for event in pending if self.targets.num_drawn(event)]
+        recent = begin + int(np.searchsorted(self.events.timestamps[begin:end], self.targets.first_recent))
         new = [event for event in pending if event >= recent]
         old = pending[: len(pending) - len(new)]
         return self._cut(begin, recent, end, new, profile) + self._cut(begin, begin, recent, old, profile)
@@ -150,18 +116,18 @@ class _TreeWriter:
         """Windows whose targets lie in [first, end), for the branches `pending`; histories begin with `begin`."""
         found: list[Window] = []
         frame = self._frame(len(profile.token_ids))
-        recent = first < end and bool(self.events.timestamps[first] >= self.first_recent)
+        recent = first < end and bool(self.events.timestamps[first] >= self.targets.first_recent)
         while pending:
             stop = pending[-1]
             if recent and not found and self.shared and self.trunk_loss is not None:
                 # No later window has the newest day in its trunk, so its items would be targets of a few branches only.
-                stop = min(int(self.day_stop[stop]), stop + self.longest // 2)
+                stop = min(int(self.targets.day_stop[stop]), stop + self.longest // 2)
             start = max(begin, stop - self.longest)
             last_token = self.stream.starts[min(stop + 1, len(self.stream.starts) - 1)]
             room = self.params.max_tokens - frame - int(last_token - self.stream.starts[start])
             branches: list[int] = []
             while pending and pending[-1] > start and (self.shared or not branches):
-                cost = frame + self.levels * self._most_targets(pending[-1])
+                cost = frame + self.levels * self.targets.most(pending[-1])
                 if branches and cost > room:
                     break
                 room -= cost
@@ -169,10 +135,10 @@ class _TreeWriter:
             extra = [begin] if start == begin == first else []
             low, high = max(start + 1, first), min(stop + 1, end)
             within = self.rng.integers(low, high, self.params.session_branches if low < high else 0)
-            extra += within[~self.begins_day[within]].tolist()
+            extra += within[~self.targets.begins_day[within]].tolist()
             for event in extra if self.shared else []:
-                cost = frame + self.levels * self._most_targets(event)
-                if event not in branches and cost <= room and self._num_drawn(event):
+                cost = frame + self.levels * self.targets.most(event)
+                if event not in branches and cost <= room and self.targets.num_drawn(event):
                     room -= cost
                     branches.append(event)
             found.append(Window(start, stop, tuple(sorted(branches)), recent))
@@ -185,7 +151,8 @@ class _TreeWriter:
         head = np.array(render_head(words, profile, context), dtype=np.int32)
         tokens, span, loss = [head], [np.zeros(len(head), dtype=np.int32)], [np.zeros(len(head), dtype=np.int8)]
         at = int(stream.sids[window.start])  # a first item has no gap before it
-        first_target = int(np.searchsorted(self.events.timestamps[window.start : window.stop], self.first_recent))
+        times = self.events.timestamps[window.start : window.stop]
+        first_target = int(np.searchsorted(times, self.targets.first_recent))
         first_target = int(stream.starts[window.start + first_target]) if window.recent else 0
 
         def grow(until: int) -> None:
@@ -204,7 +171,7 @@ class _TreeWriter:
             at = until
             context = self._context(event - 1) if event > window.start else []
             tail = np.array(render_tail(words, profile, context), dtype=np.int32)
-            rows = np.concatenate([self._targets(event), self.taught.get(event, _NOTHING)])
+            rows = self.targets.rows(event)
             items = self.sid_ids[rows].reshape(-1)
             tokens += [tail, items]
             span.append(np.arange(len(tail) + len(items), len(items), -1, dtype=np.int32))
@@ -225,53 +192,17 @@ class _TreeWriter:
         row = int(self.events.rows[event])
         return render_context(self.words, self.sid_ids[row].tolist(), self.facts[row] if self.facts else ItemFacts())
 
-    def _num_drawn(self, event: int) -> int:
-        """Events of a branch that are targets: of the days that begin at `event`, else the event alone."""
-        until = int(self.target_stop[event]) if self.begins_day[event] else event + 1
-        return int(self.drawn_before[until] - self.drawn_before[event])
 
-    def _most_targets(self, event: int) -> int:
-        return min(self.params.day_targets, self._num_drawn(event)) + len(self.taught.get(event, _NOTHING))
-
-    def _targets(self, event: int) -> np.ndarray:
-        """Rows of a branch's targets: drawn items of the days that begin at `event`, else the event's alone."""
-        if not self.begins_day[event]:
-            return self.events.rows[event : event + 1]
-        days = slice(event, int(self.target_stop[event]))
-        rows = self.events.rows[days][self.drawn[days]]
-        distinct = rows[np.sort(np.unique(rows, return_index=True)[1])]
-        if len(distinct) <= self.params.day_targets:
-            return distinct
-        return distinct[np.sort(self.rng.choice(len(distinct), self.params.day_targets, replace=False))]
-
-
-def _item_facts(material: Material) -> list[ItemFacts]:
+def item_facts(material: Material) -> list[ItemFacts]:
     """Of each row of the SID table; empty if prompts ask for no text."""
     rows = range(len(material.sids.item_ids))
     texts = [[material.texts.get(name, {}).get(row) for row in rows] for name in TEXTS]
     return ItemFacts.render(material.words, *texts) if asked_texts(material.words) else []
 
 
-def _prompt_stream(material: Material, facts: list[ItemFacts]) -> EventTokens:
+def prompt_stream(material: Material, facts: list[ItemFacts]) -> EventTokens:
     """Tokens of all events as prompts tell them."""
     channels = Feature.of([one.channel for one in facts])
     if facts:
         channels = channels.take(material.events.rows)
     return tell_events(material.words, material.stream, channels, material.events.numbers)
-
-
-def draw_targets(rewards: np.ndarray, cap: float, rng: np.random.Generator) -> np.ndarray:
-    """Which events are targets, each with probability reward / (quantile `cap` of the rewards above 0), at most 1.
-
-    rewards: (E,). Returns (E,) bool; never True where the reward is not above 0, always where all rewards are the same
-    and above 0. Raises InputError if no reward is above 0.
-    """
-    worth = np.where(rewards > 0, rewards, 0.0).astype(np.float64)  # no reward (NaN) is none
-    positive = worth[(worth > 0) & np.isfinite(worth)]
-    if not len(positive):
-        if not len(rewards):
-            return np.zeros(0, dtype=bool)
-        raise InputError(f"none of {len(rewards)} events has a reward above 0; change histories.reward")
-    most = np.quantile(positive, cap, method="inverted_cdf")
-    drawn: np.ndarray = rng.random(len(worth)) < np.minimum(worth, most) / most
-    return drawn

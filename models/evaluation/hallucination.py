@@ -34,7 +34,7 @@ def measure_hallucination(
     from models.retrieval.free_search import best_tokens, draw_tokens, leaves_at
 
     words, levels = retriever.vocabulary, retriever.vocabulary.space.num_levels
-    prompts = [retriever.prompt(request).token_ids for request in requests]
+    prompts = [retriever.prompt(request).read for request in requests]
     drawn, best = np.zeros((len(prompts), NUM_DRAWS, levels), np.int64), np.zeros((len(prompts), k, levels), np.int64)
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     for batch in (order[at : at + _BATCH] for at in range(0, len(order), _BATCH)):

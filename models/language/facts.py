@@ -58,7 +58,7 @@ class Feature:
     def take(self, rows: np.ndarray) -> "Feature":
         """Those of some rows, as often as they are named. rows: (m,) integers."""
         starts, counts = np.cumsum(self.counts) - self.counts, self.counts[rows]
-        return Feature(self.tokens[_places(starts[rows], counts)], counts)
+        return Feature(self.tokens[ranges(starts[rows], counts)], counts)
 
 
 def add_features(stream: EventTokens, features: Sequence[Feature]) -> EventTokens:
@@ -68,12 +68,12 @@ def add_features(stream: EventTokens, features: Sequence[Feature]) -> EventToken
     tokens = np.empty(starts[-1], dtype=np.int32)
     at = starts[:-1]
     for width, part in zip(widths, [stream.tokens, *(feature.tokens for feature in features)], strict=True):
-        tokens[_places(at, width)] = part
+        tokens[ranges(at, width)] = part
         at = at + width
     return EventTokens(tokens, starts, starts[:-1] + stream.sids - stream.starts[:-1])
 
 
-def _places(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """starts[0] … starts[0] + lengths[0] - 1, then those of the next, flat."""
     before = np.cumsum(lengths) - lengths
     return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))

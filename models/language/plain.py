@@ -121,19 +121,22 @@ class PlainBackbone(nn.Module):
 
     def forward(
         self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None,
-        position_ids: Tensor,
-        past_key_values: Any,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
         use_cache: bool = True,
     ) -> SimpleNamespace:
         """Hidden states of new tokens after those of the cache.
 
-        input_ids, position_ids: (B, T). attention_mask: (B, K) of zeros where a token is padding, for a cache that is
-        empty yet; or (B, 1, T, K) to be added; None: all before. past_key_values: has update(keys, values, layer).
+        input_ids, position_ids: (B, T); or what stands for the tokens, inputs_embeds: (B, T, W). attention_mask: (B, K)
+        of zeros where a token is padding, for a cache that is empty yet; or (B, 1, T, K) to be added; None: all before.
+        past_key_values: has update(keys, values, layer).
         """
         del use_cache
-        x = self.embed_tokens(input_ids)
+        x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        assert position_ids is not None
         mask = attention_mask
         if mask is not None and mask.ndim == 2:
             mask = None if bool(mask.all()) else _causal(mask.bool())

@@ -104,6 +104,16 @@ def render_head(vocabulary: Vocabulary, profile: Profile, context: Sequence[int]
     ]
 
 
+def render_places_head(vocabulary: Vocabulary, profile: Profile) -> list[int]:
+    """What stands before the first event where an event is one place (`models/language/places.py`), a place each.
+
+    It ends with <history>, where a user without one is asked.
+    """
+    before = ["user"] if "user" in vocabulary.shape.template else []
+    segment = _segments(vocabulary, before, profile, [])
+    return [vocabulary.control["<bos>"], *segment, vocabulary.control["<history>"]]
+
+
 def render_tail(vocabulary: Vocabulary, profile: Profile, context: Sequence[int]) -> list[int]:
     """What stands behind the history (and its last gap token), through <next>. context: of `render_context`."""
     template = vocabulary.shape.template

@@ -31,6 +31,7 @@ from features.catalog import Catalog
 from features.histories import read_histories
 from models.language.numbers import learn_edges
 from models.language.phrases import PHRASES
+from models.language.places import most_places
 from models.language.prompt import most_tokens
 from models.language.sid_text import write_sid_text
 from models.language.text_tokenizer import add_special, load_tokenizer, train_tokenizer, trim_tokenizer
@@ -67,6 +68,9 @@ class VocabularyParams(Params):
     """Most buckets of each number (watch ratio, price, age …), of equal mass; below 2: numbers have no tokens."""
     template: tuple[Segment, ...] = ("history", "user", "context")
     """Segments of a prompt, in order; `history` must be there, the others may be left out."""
+    item_places: bool = False
+    """Whether an event of the history is one place of the prompt, the sum of its tokens' embeddings, and a head of its
+    own names the next SID (models/language/places.py): a history costs a third or a fourth. For models from scratch."""
     max_history: int = 50
     """Items of a history that a prompt holds, the most recent ones."""
     history_features: tuple[HistoryFeature, ...] = ()
@@ -143,10 +147,12 @@ def run(params: VocabularyParams, *, catalog: Path, histories: Path, sids: Path,
 
 
 def _features(params: VocabularyParams) -> dict[str, Any]:
-    """What vocabulary.json says of the features of a prompt; nothing if it has none, as in older ones."""
+    """What vocabulary.json says of places and features of a prompt; nothing if it has none, as in older ones."""
+    places = {"item_places": True} if params.item_places else {}
     if not params.history_features and not params.context_features:
-        return {}
+        return places
     return {
+        **places,
         "history_features": list(params.history_features),
         "context_features": list(params.context_features),
         "max_title_tokens": params.max_title_tokens,
@@ -156,6 +162,8 @@ def _features(params: VocabularyParams) -> dict[str, Any]:
 def _cost(words: Vocabulary) -> str:
     """How long a prompt can be, with and without its features."""
     shape = words.shape
+    if shape.item_places:
+        return f"a prompt of {shape.max_history} items takes at most {most_places(words)} places"
     bare = most_tokens(replace(words, shape=replace(shape, history_features=(), context_features=())))
     told = f"a prompt of {shape.max_history} items takes at most {bare} tokens"
     if most_tokens(words) == bare:
@@ -205,6 +213,11 @@ def _check(params: VocabularyParams) -> None:
         raise InputError(
             f"vocabulary.context_features is {list(params.context_features)}, but template {list(params.template)} has "
             "no context; add it, or give [] as context_features"
+        )
+    if params.context_features and params.item_places:
+        raise InputError(
+            f"vocabulary.context_features is {list(params.context_features)} with item_places, where the context is an "
+            "event like any other; give [] as context_features, or false as item_places"
         )
     if params.text_model is None and params.text_tokens < 256:
         raise InputError(f"vocabulary.text_tokens is {params.text_tokens}; a byte-level tokenizer needs 256 or more")

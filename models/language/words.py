@@ -37,7 +37,8 @@ class PromptShape:
     template: segments in order. max_history: items. profile_columns: columns of users that are features, sorted.
     max_profile_tokens: tokens of all of them. history_features: what stands behind each SID of the history, in order:
     "channel", or a number of the event. context_features: what stands before the SID of the context, in order:
-    "channel", "title". max_title_tokens: of a title.
+    "channel", "title". max_title_tokens: of a title. item_places: an event of the history takes one place, not one a
+    token (models/language/places.py).
     """
 
     template: tuple[str, ...]
@@ -47,6 +48,7 @@ class PromptShape:
     history_features: tuple[str, ...] = ()
     context_features: tuple[str, ...] = ()
     max_title_tokens: int = 0
+    item_places: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ class Vocabulary:
                     history_features=tuple(raw.get("history_features", ())),  # older ones have none
                     context_features=tuple(raw.get("context_features", ())),
                     max_title_tokens=raw.get("max_title_tokens", 0),
+                    item_places=raw.get("item_places", False),
                 ),
                 numbers={
                     name: Numbers(about["first_id"], tuple(about["edges"]))

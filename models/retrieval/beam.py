@@ -25,7 +25,8 @@ import numpy as np
 import torch
 
 from models.retrieval.csr import Index
-from models.retrieval.decoder import Decoder, check_model
+from models.retrieval.decoder import Prompt, check_model
+from models.retrieval.item_decoder import open_decoder
 from models.retrieval.trie import DEAD, Allowed, Candidates, State, Trie, expand
 from plumline.errors import InputError
 
@@ -98,7 +99,7 @@ class Search:
 
 def beam_search(
     model: Any,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[Prompt],
     *,
     space: SidSpace,
     sid_base: int,
@@ -113,7 +114,7 @@ def beam_search(
     """The `width` best SIDs after each prompt, or fewer where fewer exist and are allowed.
 
     model: a Hugging Face causal LM in eval mode on `device` (see `models/retrieval/decoder.py` for the kinds).
-    prompts: token ids, at least one a prompt, of any lengths. sid_base: id of the first SID token.
+    prompts: token ids (or places), at least one a prompt, of any lengths. sid_base: id of the first SID token.
     index: SIDs that may come out (a Trie saves the way to the device on every call); None: any code of each level.
     delta: further SIDs, some of them perhaps in the index too. allowed: what each request may get.
     over_slice: normalise the log-probabilities of each step over the codes of the level (and compute no other logits);
@@ -131,7 +132,7 @@ def beam_search(
 @torch.inference_mode()
 def beam_searches(
     model: Any,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[Prompt],
     searches: Sequence[Search],
     *,
     space: SidSpace,
@@ -150,7 +151,7 @@ def beam_searches(
     if not prompts or not searches:
         return [[] for _ in searches]
     room = sum(search.width for search in searches) * (space.num_levels - 1)
-    decoder = Decoder(model, prompts, room, device)
+    decoder = open_decoder(model, prompts, room, device)
     walks = [_Walk(search, len(prompts), decoder.score_type, device) for search in searches]
     for level, (size, offset) in enumerate(zip(space.sizes, space.offsets, strict=True)):
         # 1. Log-probabilities of this level's codes after every beam, those of the searches side by side.
@@ -214,7 +215,7 @@ class _Walk:
         return [_sorted(*row) for row in rows]
 
 
-def _check(prompts: Sequence[Sequence[int]], space: SidSpace, search: Search) -> None:
+def _check(prompts: Sequence[Prompt], space: SidSpace, search: Search) -> None:
     if search.width < 1:
         raise InputError(f"beam width {search.width}: at least 1")
     for trie in (search.index, search.delta):

@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from models.retrieval.decoder import Decoder
+from models.language.item_model import ItemModel
+from models.language.places import Places
+from models.retrieval.decoder import Decoder, Prompt
+from models.retrieval.item_decoder import ItemDecoder, open_decoder
 from models.retrieval.rules import And, Compare, Fresh, Has, Named, Not, Or, Rule
 from models.retrieval.tags import COMPARISONS
 from plumline.errors import InputError
@@ -34,7 +37,7 @@ SCORE_TOLERANCE = 1e-3
 @torch.inference_mode()
 def score_all(
     model: Any,
-    prompt: Sequence[int],
+    prompt: Prompt,
     codes: np.ndarray,
     *,
     space: SidSpace,
@@ -50,7 +53,7 @@ def score_all(
     codes = np.asarray(codes, dtype=np.int64)
     parents, parent_of = _prefixes(codes, space.num_levels - 1)
     chunk = max(1, min(chunk, _MAX_LOGITS // model.config.get_text_config().vocab_size))
-    decoder = Decoder(model, [prompt], chunk * max(1, space.num_levels - 1), device)
+    decoder = open_decoder(model, [prompt], chunk * max(1, space.num_levels - 1), device)
     root = decoder.log_probabilities(sid_base, space.sizes[0], over_slice)[0, 0].double().cpu().numpy()
     scores = root[codes[:, 0]].copy()
     if space.num_levels == 1:
@@ -70,7 +73,7 @@ def _prefixes(codes: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _score_subtree(
-    decoder: Decoder, codes: np.ndarray, space: SidSpace, sid_base: int, over_slice: bool, device: Any
+    decoder: Decoder | ItemDecoder, codes: np.ndarray, space: SidSpace, sid_base: int, over_slice: bool, device: Any
 ) -> np.ndarray:
     """Log-probabilities of the codes below the first, for SIDs that follow one another: one forward pass."""
     tokens, depths, parents, row_nodes = [], [], [], []
@@ -93,6 +96,8 @@ def _score_subtree(
     hidden, total = decoder.hidden, np.zeros(len(codes))
     for depth, (node_of_row, begin, end) in enumerate(row_nodes, start=1):
         decoder.hidden = hidden[:, begin:end]
+        if isinstance(decoder, ItemDecoder):
+            decoder.at_level(depth)
         logp = decoder.log_probabilities(sid_base + space.offsets[depth], space.sizes[depth], over_slice)
         total += logp[0].double().cpu().numpy()[node_of_row, codes[:, depth]]
     return total
@@ -170,12 +175,28 @@ def check_beams(retriever: Retriever, requests: Sequence[Request], *, k: int, wi
     )
 
 
-def plain_score(model: Any, prompt: Sequence[int], tokens: Sequence[int], device: torch.device | str) -> float:
-    """Log-probability of tokens after a prompt, by the model's own forward pass and nothing of ours."""
+def plain_score(model: Any, prompt: Prompt, tokens: Sequence[int], device: torch.device | str) -> float:
+    """Log-probability of tokens after a prompt, by the model's own forward pass and nothing of a decoder."""
     with torch.inference_mode():
+        if isinstance(prompt, Places):
+            return _plain_item_score(model, prompt, tokens, device)
         logits = model(input_ids=torch.tensor([[*prompt, *tokens]], device=device), use_cache=False).logits[0]
     steps = torch.log_softmax(logits[len(prompt) - 1 : -1].double(), dim=-1)
     return float(steps.gather(1, torch.tensor(tokens, device=device)[:, None]).sum())
+
+
+def _plain_item_score(model: ItemModel, prompt: Places, tokens: Sequence[int], device: torch.device | str) -> float:
+    table = model.get_input_embeddings().weight
+    places = torch.stack([table[torch.tensor(bag, device=device)].sum(0) for bag in prompt.bags()])
+    state = model.base_model(inputs_embeds=places[None], use_cache=False).last_hidden_state[0, -1]
+    state = state if prompt.asked is None else state + table[prompt.asked]
+    total = 0.0
+    for level, (token, offset) in enumerate(zip(tokens, model.offsets, strict=True)):
+        code = token - model.sid_base - offset
+        total += float(model.head.logits(level, state).double().log_softmax(-1)[code])
+        if level + 1 < len(tokens):
+            state = model.head.step(level, state, torch.tensor(code, device=device))
+    return total
 
 
 def plainly_allows(rule: Rule, item: Mapping[str, Any], *, at_ms: int, sets: Mapping[str, Collection[str]]) -> bool:
@@ -224,7 +245,7 @@ def _check(
 ) -> tuple[float, ...]:
     """One row of the certificate. behind: SID → items that the request allows."""
     sids = np.array(sorted(behind), dtype=np.int64)
-    prompt = retriever.prompt(request).token_ids
+    prompt = retriever.prompt(request).read
     space, sid_base = retriever.vocabulary.space, retriever.vocabulary.sid_base
     exact = score_all(retriever.model, prompt, sids, space=space, sid_base=sid_base, device=retriever.device)
     place = {sid: number for number, sid in enumerate(map(tuple, sids.tolist()))}

@@ -22,10 +22,13 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from models.language.places import Places
 from models.language.plain import PlainModel
 from models.language.pretrained import FAMILIES
 from plumline.errors import InputError, PlumlineError
 
+Prompt = Sequence[int] | Places
+"""Token ids, or places for a model that reads them."""
 _KINDS = {"full_attention", "sliding_attention"}
 _ATTENTION = ("sdpa", "eager")
 
@@ -133,14 +136,13 @@ class Decoder:
     log-probabilities, float32 or more.
     """
 
-    def __init__(
-        self, model: Any, prompts: Sequence[Sequence[int]], room: int, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, model: Any, prompts: Sequence[Prompt], room: int, device: torch.device | str = "cpu") -> None:
         """Run the prompts. room: tokens a request that will be appended, at most, before `rewind`."""
         check_model(model)
         if any(len(prompt) == 0 for prompt in prompts):
             raise InputError("a prompt without tokens: every prompt has at least one (its beginning-of-text token)")
         config = model.config
+        self._model = model
         self._backbone, self._head = model.base_model, model.get_output_embeddings()
         self._type = next(self._backbone.parameters()).dtype
         self._softcap = getattr(config, "final_logit_softcapping", None)
@@ -148,14 +150,12 @@ class Decoder:
         self._window = config.sliding_window if "sliding_attention" in kinds else None
         longest = max(len(prompt) for prompt in prompts)
         self._rooms = [Room(longest + room) for _ in range(config.num_hidden_layers)]
-        plain = isinstance(model, PlainModel)
+        plain = isinstance(getattr(model, "lm", model), PlainModel)
         self._cache: Any = _Rooms(self._rooms) if plain else _library_cache(self._rooms)
-        ids_BP = torch.zeros(len(prompts), longest, dtype=torch.int64)
         seen_BP = torch.zeros(len(prompts), longest, dtype=torch.bool)
         for row, prompt in enumerate(prompts):  # padding stands left: the last column is every prompt's last token
-            ids_BP[row, longest - len(prompt) :] = torch.as_tensor(prompt)
             seen_BP[row, longest - len(prompt) :] = True
-        ids_BP, self._seen_BP = ids_BP.to(device), seen_BP.to(device)
+        self._seen_BP = seen_BP.to(device)
         positions_BP = (self._seen_BP.cumsum(1) - 1).clamp(min=0)
         self._prompt_positions_BP = positions_BP
         self._prompt_length = longest
@@ -168,7 +168,7 @@ class Decoder:
             causal_BPP |= torch.eye(longest, dtype=torch.bool, device=device)  # padding sees itself, else it is NaN
             mask = self._mask(causal_BPP, positions_BP, positions_BP)
         with _last_token_only(self._backbone):
-            self.hidden = self._forward(ids_BP, mask, positions_BP)[:, -1:]
+            self.hidden = self._forward(self._read(prompts, longest, device), mask, positions_BP)[:, -1:]
         self._prompt_hidden = self.hidden
         self.score_type = torch.promote_types(self.hidden.dtype, torch.float32)
         self._depth = 0
@@ -219,7 +219,7 @@ class Decoder:
         prompt_BKP = self._seen_BP[:, None].expand(-1, token_BK.shape[1], -1)
         mask_BKT = torch.cat([prompt_BKP, tree_BKT], dim=-1)
         keys_BT = torch.cat([self._prompt_positions_BP, self._tree_positions_BT], dim=-1)
-        self.hidden = self._forward(token_BK, self._mask(mask_BKT, positions_BK, keys_BT), positions_BK)
+        self.hidden = self._forward({"input_ids": token_BK}, self._mask(mask_BKT, positions_BK, keys_BT), positions_BK)
 
     def rewind(self) -> None:
         """Forget all tokens but the prompts'; `hidden` is of their last ones again."""
@@ -242,9 +242,16 @@ class Decoder:
         zeros = torch.zeros(seen_BKT.shape, dtype=self._type, device=seen_BKT.device)
         return zeros.masked_fill_(~seen_BKT, float("-inf"))[:, None]
 
-    def _forward(self, ids: torch.Tensor, mask: Any, positions: torch.Tensor) -> torch.Tensor:
+    def _read(self, prompts: Any, longest: int, device: torch.device | str) -> dict[str, torch.Tensor]:
+        """What the backbone is to read of the prompts, padded on the left."""
+        ids_BP = torch.zeros(len(prompts), longest, dtype=torch.int64)
+        for row, prompt in enumerate(prompts):
+            ids_BP[row, longest - len(prompt) :] = torch.as_tensor(prompt)
+        return {"input_ids": ids_BP.to(device)}
+
+    def _forward(self, read: dict[str, torch.Tensor], mask: Any, positions: torch.Tensor) -> torch.Tensor:
         out = self._backbone(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=self._cache, use_cache=True
+            **read, attention_mask=mask, position_ids=positions, past_key_values=self._cache, use_cache=True
         )
         hidden: torch.Tensor = out.last_hidden_state
         return hidden

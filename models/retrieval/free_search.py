@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from models.retrieval.decoder import Decoder
+from models.retrieval.decoder import Prompt
+from models.retrieval.item_decoder import open_decoder
 
 if TYPE_CHECKING:
     from models.language.words import Vocabulary
@@ -23,16 +24,14 @@ if TYPE_CHECKING:
 
 
 @torch.inference_mode()
-def draw_tokens(
-    model: Any, prompts: Sequence[Sequence[int]], uniforms: np.ndarray, device: torch.device | str
-) -> np.ndarray:
+def draw_tokens(model: Any, prompts: Sequence[Prompt], uniforms: np.ndarray, device: torch.device | str) -> np.ndarray:
     """Independent draws of L tokens after each prompt from the model's own distribution.
 
     uniforms: (B, K, L) in [0, 1), one a token, by which it is drawn, so that no request depends on its batch. Returns
     token ids, (B, K, L) int64.
     """
     num_rows, num_draws, length = uniforms.shape
-    decoder = Decoder(model, prompts, num_draws * (length - 1), device)
+    decoder = open_decoder(model, prompts, num_draws * (length - 1), device)
     parents = torch.zeros(num_rows, num_draws, dtype=torch.int64, device=device)
     drawn = []
     for step in range(length):
@@ -49,13 +48,13 @@ def draw_tokens(
 
 @torch.inference_mode()
 def best_tokens(
-    model: Any, prompts: Sequence[Sequence[int]], length: int, width: int, device: torch.device | str
+    model: Any, prompts: Sequence[Prompt], length: int, width: int, device: torch.device | str
 ) -> np.ndarray:
     """The `width` most probable sequences of `length` tokens that a beam search finds, best first.
 
     Returns token ids, (B, K, L) int64.
     """
-    decoder = Decoder(model, prompts, width * (length - 1), device)
+    decoder = open_decoder(model, prompts, width * (length - 1), device)
     score = torch.zeros(len(prompts), 1, dtype=decoder.score_type, device=device)
     tokens = torch.zeros(len(prompts), 1, 0, dtype=torch.int64, device=device)
     for step in range(length):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from models.language.facts import ItemTexts
+    from models.language.places import Places
     from models.language.words import Vocabulary
     from models.retrieval.beam import Beams, Choice
     from models.retrieval.live_index import Epoch
@@ -92,10 +93,17 @@ class Hit:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A request as token ids. num_unknown: items of its history (and its context item) that have no SID: dropped."""
+    """A request as token ids. num_unknown: items of its history (and its context item) that have no SID: dropped.
+    places: the same tokens place by place, for a model that reads one place an item; else None."""
 
     token_ids: list[int]
     num_unknown: int
+    places: Places | None = None
+
+    @property
+    def read(self) -> list[int] | Places:
+        """What the model reads."""
+        return self.token_ids if self.places is None else self.places
 
 
 @dataclass(frozen=True)
@@ -156,9 +164,15 @@ class Retriever:
                 f"SID levels {words.space.sizes} in {vocabulary}, {table.space.sizes} in {sids}, "
                 f"{segment.index.sizes} in {index}: take all parts from one release"
             )
-        model: Any = load_plain(weights, device, precision) if plain else None
-        if model is None:
-            model = load_language_model(weights, device, precision)
+        model: Any
+        if words.shape.item_places:
+            from models.language.item_model import load_item_model
+
+            model = load_item_model(weights, words, device, precision, plain)
+        else:
+            model = load_plain(weights, device, precision) if plain else None
+            if model is None:
+                model = load_language_model(weights, device, precision)
         check_vocabulary(model, words)
         if not segment.position_of.keys() <= table.codes_of.keys():
             raise MixedReleaseError(f"{index} holds items that {sids} does not; take all parts from one release")
@@ -197,6 +211,7 @@ class Retriever:
     def prompt(self, request: Request) -> Prompt:
         """Token ids of a request, in the template of the training."""
         from models.language.facts import asked_texts
+        from models.language.places import render_places
         from models.language.prompt import render_prompt
 
         known = [place for place, (item, _) in enumerate(request.history) if item in self.codes_of]
@@ -211,17 +226,19 @@ class Retriever:
                     f"numbers: {len(values)} of {name} for {len(request.history)} events; give one an event"
                 )
         facts = self.texts.facts
-        tokens = render_prompt(
-            self.vocabulary,
-            history=[(self.codes_of[item], time) for item, time in told],
-            profile=request.profile,
-            context=context,
-            at_ms=request.at_ms,
-            facts=[facts(item) for item, _ in told] if asked_texts(self.vocabulary) else (),
-            numbers={name: [values[place] for place in known[-len(told) :]] for name, values in numbers.items()},
-            context_facts=None if request.context_item is None else facts(request.context_item),
-        )
-        return Prompt(tokens, num_unknown)
+        about: dict[str, Any] = {
+            "history": [(self.codes_of[item], time) for item, time in told],
+            "profile": request.profile,
+            "context": context,
+            "at_ms": request.at_ms,
+            "facts": [facts(item) for item, _ in told] if asked_texts(self.vocabulary) else (),
+            "numbers": {name: [values[place] for place in known[-len(told) :]] for name, values in numbers.items()},
+            "context_facts": None if request.context_item is None else facts(request.context_item),
+        }
+        if not shape.item_places:
+            return Prompt(render_prompt(self.vocabulary, **about), num_unknown)
+        places = render_places(self.vocabulary, **about)
+        return Prompt(places.token_ids, num_unknown, places)
 
     def allowed(self, request: Request) -> Allowed | None:
         """What a request may get; None: everything."""
@@ -297,7 +314,7 @@ class Retriever:
         width = sum(ask.width for ask in asks)
         nothing = Beams(np.zeros((0, levels), dtype=np.int64), np.zeros(0, dtype=np.float32))
         found = [dict.fromkeys(range(len(requests)), nothing) for _ in asks]
-        prompts = [self.prompt(request).token_ids for request in requests]
+        prompts = [self.prompt(request).read for request in requests]
         asked = [number for number in range(len(requests)) if any(_has_any(ask, number) for ask in asks)]
         order = sorted(asked, key=lambda number: (len(prompts[number]), number), reverse=True)
         progress = tqdm(total=len(order), desc=f"beam {width}", unit="request", disable=len(order) < 100 or None)
@@ -319,7 +336,9 @@ class Retriever:
         progress.close()
         return [[one[number] for number in range(len(prompts))] for one in found]
 
-    def _search_batch(self, prompts: list[list[int]], batch: list[int], asks: Sequence[Ask]) -> list[dict[int, Beams]]:
+    def _search_batch(
+        self, prompts: list[list[int] | Places], batch: list[int], asks: Sequence[Ask]
+    ) -> list[dict[int, Beams]]:
         """What each ask finds after these prompts, by the number of the request. batch: their numbers."""
         from models.retrieval.beam import BEST, Search, beam_searches
         from models.retrieval.trie import Allowed

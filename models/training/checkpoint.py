@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.corpus.examples import Examples
+from models.corpus.item_examples import ItemExamples
 from plumline import artifact
 from plumline.errors import ArtifactError, InputError
 from plumline.stage import code_version
@@ -93,7 +94,7 @@ class Checkpoint:
 
 
 def identify(
-    model: Any, examples: Examples, chosen: np.ndarray, seed: int, stage: str, anchor: Path | None = None
+    model: Any, examples: Examples | ItemExamples, chosen: np.ndarray, seed: int, stage: str, anchor: Path | None = None
 ) -> str:
     """Whose training it is: hash of the start weights, the examples that take part, seed, stage, anchor and code."""
     digest = hashlib.sha256()

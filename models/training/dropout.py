@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.language.item_model import ItemModel
 from plumline.errors import InputError
 
 _ATTENTION = ("self_attn", "attn", "attention")
@@ -53,4 +54,5 @@ def blocks(model: Any) -> list[nn.Module]:
             f"loop.dropout: {type(model).__name__} has no blocks called {'/'.join(_ATTENTION)} and "
             f"{'/'.join(_FEED_FORWARD)}; set it to 0"
         )
-    return [model.get_input_embeddings(), *found[0], *found[1]]
+    read = model.bag if isinstance(model, ItemModel) else model.get_input_embeddings()
+    return [read, *found[0], *found[1]]

@@ -7,7 +7,7 @@ the accumulation. A run ends after `steps`, never by the clock, so equal seeds g
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,11 +20,15 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 from torch import Tensor
 
 from models.corpus.examples import Examples
+from models.corpus.item_examples import ItemExamples
+from models.language.item_model import ItemModel
 from models.language.model import pick_device, use_threads
 from models.training.average import Average
 from models.training.block_attention import block_attention
 from models.training.checkpoint import Checkpoint, identify
 from models.training.dropout import dropout
+from models.training.item_batches import ItemBatch, ItemRows
+from models.training.item_loss import ItemLoss
 from models.training.orbit import EVERY, Orbit
 from models.training.packing import Batch, Cursor, LoopParams, Rows
 from models.training.peak import Flops, measure_peak
@@ -46,7 +50,7 @@ def write_metrics(out: Path, metrics: dict[str, Any]) -> None:
 
 def train(
     model: Any,
-    examples: Examples,
+    examples: Examples | ItemExamples,
     params: LoopParams,
     *,
     chosen: np.ndarray,
@@ -57,7 +61,7 @@ def train(
     checkpoint: Path | None = None,
     anchor: Path | None = None,
 ) -> dict[str, Any]:
-    """Train a causal LM in place and return the metrics, which hold no clock.
+    """Train a causal LM, or an ItemModel on ItemExamples, in place and return the metrics, which hold no clock.
 
     chosen: rows of the examples that take part. stage: noun for messages and crash points. progress_path: JSON lines
     with step, loss, tokens/s and seconds. checkpoint: folder for the state every `checkpoint_every` steps; one of the
@@ -76,7 +80,11 @@ def train(
         )
     if params.orbit_distance is not None and anchor is None:
         raise InputError(f"{stage}.loop.orbit_distance {params.orbit_distance}: {stage} has no anchor; set it to null")
-    rows = Rows(examples, chosen, params.row_tokens, seed, pad=_pad(model))
+    rows: Rows | ItemRows
+    if isinstance(examples, ItemExamples):
+        rows = ItemRows(examples, chosen, params.row_tokens, seed, pad=model.pad)
+    else:
+        rows = Rows(examples, chosen, params.row_tokens, seed, pad=_pad(model))
     kept = None
     if checkpoint is not None and params.checkpoint_every:
         kept = Checkpoint(
@@ -133,14 +141,15 @@ def _dressed(model: Any, params: LoopParams, device: torch.device) -> Iterator[N
         put_on.callback(model.eval)
         model.train()
         if params.gradient_checkpointing:
-            new = hasattr(model, "activation_checkpointing_enable")  # the name in newer ones of transformers 5
+            lm = model.lm if isinstance(model, ItemModel) else model
+            new = hasattr(lm, "activation_checkpointing_enable")  # the name in newer ones of transformers 5
             kind = "activation" if new else "gradient"
             told = {f"{kind}_checkpointing_kwargs": {"use_reentrant": False}}
-            getattr(model, f"{kind}_checkpointing_enable")(**told)
-            model.disable_input_require_grads()  # a hook for frozen embeddings, which would stay for good
-            put_on.callback(getattr(model, f"{kind}_checkpointing_disable"))
+            getattr(lm, f"{kind}_checkpointing_enable")(**told)
+            lm.disable_input_require_grads()  # a hook for frozen embeddings, which would stay for good
+            put_on.callback(getattr(lm, f"{kind}_checkpointing_disable"))
         if device.type == "cpu" and not params.compile:  # other blocks in each batch: each would be compiled anew
-            put_on.enter_context(block_attention(model))
+            put_on.enter_context(block_attention(model.lm if isinstance(model, ItemModel) else model))
         if params.compile:
             model.base_model.compile(dynamic=True)  # rows differ in width
             put_on.callback(setattr, model.base_model, "_compiled_call_impl", None)
@@ -167,7 +176,7 @@ class _Loop:
     def __init__(
         self,
         model: Any,
-        rows: Rows,
+        rows: Rows | ItemRows,
         params: LoopParams,
         accelerator: Accelerator,
         steps: int,
@@ -180,11 +189,14 @@ class _Loop:
         self.num_parameters = sum(p.numel() for p in model.parameters())
         self.flops = Flops.of(model)
         self.adam = torch.optim.AdamW(_groups(model, params), lr=params.learning_rate, betas=params.betas, fused=True)
-        self.module, self.optimizer = accelerator.prepare(TargetLoss(model), self.adam)
+        loss = ItemLoss(model) if isinstance(rows, ItemRows) else TargetLoss(model)
+        self.module, self.optimizer = accelerator.prepare(loss, self.adam)
         self.rates = [group["lr"] for group in self.adam.param_groups]
         self.parameters = dict(model.named_parameters())
         self.average = Average(self.parameters, params.average_decay) if params.average_decay else None
-        self.orbit = Orbit(anchor, self.parameters, params.orbit_distance) if anchor is not None else None
+        # a new head has nothing to be compared with
+        self.anchored = model.anchored() if isinstance(rows, ItemRows) else self.parameters
+        self.orbit = Orbit(anchor, self.anchored, params.orbit_distance) if anchor is not None else None
         self.tally = _Tally()
 
     def leave(self, model: Any) -> None:
@@ -205,12 +217,12 @@ class _Loop:
             while tally.step < self.steps:
                 tally.step += 1
                 batches = self._next_batches()
-                targets = sum(len(batch.target) for batch in batches)
+                targets = sum(batch.num_targets for batch in batches)
                 tally.recent.append(self._step(batches, targets))
                 tally.tokens += sum(batch.num_tokens for batch in batches)
-                tally.places += sum(batch.tokens.size for batch in batches)
+                tally.places += sum(batch.num_places for batch in batches)
                 tally.targets += targets
-                tally.flops += sum(self.flops.needed(b.num_tokens, len(b.target), b.num_seen) for b in batches)
+                tally.flops += sum(self.flops.needed(b.num_tokens, b.num_targets, b.num_seen) for b in batches)
                 self._tell(progress)
                 ends = tally.step == self.steps and tally.step > every  # what is left is quick, but a seal may fail
                 if checkpoint is not None and (tally.step % every == 0 or ends):
@@ -299,12 +311,12 @@ class _Loop:
             checkpoint.save(tensors, {**asdict(self.tally), "seconds": seconds})
         self.accelerator.wait_for_everyone()
 
-    def _next_batches(self) -> list[Batch]:
+    def _next_batches(self) -> list[Batch | ItemBatch]:
         """The forward passes of one step, of all processes together."""
         taken, self.tally.cursor = self.rows.take(self.tally.cursor, self.params.rows * self.params.accumulation)
         return [self.rows.batch(taken[i : i + self.params.rows]) for i in range(0, len(taken), self.params.rows)]
 
-    def _step(self, batches: list[Batch], targets: int) -> float:
+    def _step(self, batches: Sequence[Batch | ItemBatch], targets: int) -> float:
         """One optimizer step; returns the mean loss of its targets."""
         accelerator, params, step = self.accelerator, self.params, self.tally.step
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
@@ -313,11 +325,11 @@ class _Loop:
         total = torch.zeros((), device=accelerator.device)
         for number in mine:
             batch = batches[number]
-            arrays = (batch.tokens, batch.span, batch.positions, batch.source, batch.target)
             # Dropout follows from the place, like the data: nothing to remember, the same for any number of processes.
             torch.manual_seed(hash_seed(self.seed, "pass", step, number))
             with nullcontext() if number == mine[-1] else accelerator.no_sync(self.module):
-                loss = self.module(*(torch.from_numpy(a).to(accelerator.device) for a in arrays)) / max(targets, 1)
+                arrays = (torch.from_numpy(array).to(accelerator.device) for array in batch.arrays)
+                loss = self.module(*arrays) / max(targets, 1)
                 # Processes average their gradients; the factor makes that the mean over the targets of all of them.
                 accelerator.backward(loss * accelerator.num_processes)
             total += loss.detach()
@@ -341,7 +353,7 @@ class _Loop:
     def _hold(self) -> None:
         """Look at the distance to the anchor, and shorten it if it is too long."""
         if self.orbit is not None:
-            self.tally.distance, shortened = self.orbit.hold(self.parameters)
+            self.tally.distance, shortened = self.orbit.hold(self.anchored)
             self.tally.averagings += shortened
 
     def _last_good(self) -> str:
@@ -360,6 +372,8 @@ class _Loop:
 def _groups(model: Any, params: LoopParams) -> list[dict[str, Any]]:
     """Parameters by how they are trained: embeddings at a rate of their own, vectors (norms, biases) without decay."""
     ends = {id(layer.weight) for layer in (model.get_input_embeddings(), model.get_output_embeddings())}
+    if isinstance(model, ItemModel):
+        ends |= {id(table.weight) for table in model.head.codes}
     embeddings = [p for p in model.parameters() if id(p) in ends]
     matrices = [p for p in model.parameters() if p.ndim >= 2 and id(p) not in ends]
     vectors = [p for p in model.parameters() if p.ndim < 2 and id(p) not in ends]

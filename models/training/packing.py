@@ -99,23 +99,37 @@ class Batch:
     num_seen: int
     example_ids: np.ndarray
 
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """What `TargetLoss` takes."""
+        return self.tokens, self.span, self.positions, self.source, self.target
 
-class Rows:
-    """Rows of packed examples without end, epoch after epoch.
+    @property
+    def num_places(self) -> int:
+        """Padding included."""
+        return self.tokens.size
 
-    rows: which of the examples take part, (n,) integers. Raises InputError if there is none or one is too long.
+    @property
+    def num_targets(self) -> int:
+        """Tokens to be predicted."""
+        return len(self.target)
+
+
+class Turns:
+    """Which examples share a row, and whose turn it is: rows without end, epoch after epoch.
+
+    lengths, weight: of all examples, (N,). chosen: which of them take part, (n,) integers. Raises InputError if there
+    is none or one is too long.
     """
 
-    def __init__(self, examples: Examples, chosen: np.ndarray, row_tokens: int, seed: int, pad: int) -> None:
+    def __init__(self, lengths: np.ndarray, weight: np.ndarray, chosen: np.ndarray, row_tokens: int, seed: int) -> None:
         if not len(chosen):
             raise InputError("no example to train on; widen corpus.recent_days or replay_share, or land more events")
-        leaves = np.concatenate([[0], np.cumsum(is_leaf(examples.span, examples.loss))])
-        lengths = examples.lengths - np.diff(leaves[examples.offsets])
         longest = int(lengths[chosen].max())
         if longest > row_tokens:
             raise InputError(f"row_tokens {row_tokens} is less than the longest example, {longest}; raise it to that")
-        self.examples, self.chosen, self.row_tokens, self.seed, self.pad = examples, chosen, row_tokens, seed, pad
-        self._lengths = lengths
+        self.chosen, self.row_tokens, self.seed = chosen, row_tokens, seed
+        self._lengths, self._weight = lengths, weight
         self._epoch = -1
         self._packed: list[list[int]] = []
 
@@ -133,10 +147,20 @@ class Rows:
 
     def _rows_of(self, epoch: int) -> list[list[int]]:
         if epoch != self._epoch:
-            order = shuffle(self.examples.weight[self.chosen], hash_seed(self.seed, "epoch", epoch))
+            order = shuffle(self._weight[self.chosen], hash_seed(self.seed, "epoch", epoch))
             self._packed = pack(self._lengths, self.chosen[order], self.row_tokens)
             self._epoch = epoch
         return self._packed
+
+
+class Rows(Turns):
+    """Rows of packed examples."""
+
+    def __init__(self, examples: Examples, chosen: np.ndarray, row_tokens: int, seed: int, pad: int) -> None:
+        leaves = np.concatenate([[0], np.cumsum(is_leaf(examples.span, examples.loss))])
+        lengths = examples.lengths - np.diff(leaves[examples.offsets])
+        super().__init__(lengths, examples.weight, chosen, row_tokens, seed)
+        self.examples, self.pad = examples, pad
 
     def batch(self, rows: list[list[int]]) -> Batch:
         """The arrays of some rows, as wide as the fullest of them needs."""

@@ -26,15 +26,21 @@ class Flops:
 
     @classmethod
     def of(cls, model: Any) -> "Flops":
-        """Count a causal LM of transformers."""
+        """Count a causal LM of transformers, or an ItemModel, whose head runs once a target: an L-th of it a code."""
         from torch import nn
+
+        from models.language.item_model import ItemModel
 
         head = model.get_output_embeddings().weight
         tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)} | {id(head)}
-        body = sum(p.numel() for p in model.parameters() if p.ndim >= 2 and id(p) not in tables)
+        matrices = [(name, p) for name, p in model.named_parameters() if p.ndim >= 2 and id(p) not in tables]
+        body, num_head = sum(p.numel() for _, p in matrices), head.numel()
+        if isinstance(model, ItemModel):
+            once = sum(p.numel() for name, p in matrices if name.startswith("head."))
+            body, num_head = body - once, once // len(model.head.sizes)
         config = model.config
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return cls(body, head.numel(), config.num_hidden_layers * config.num_attention_heads * size)
+        return cls(body, num_head, config.num_hidden_layers * config.num_attention_heads * size)
 
     def needed(self, tokens: int, targets: int, seen: int) -> int:
         """Operations of a training on so many tokens, targets and seen pairs."""

@@ -6,17 +6,20 @@ writes  weights/ (Hugging Face, safetensors), metrics.json, loss.json; beside th
 run     python -m models.training.sft --params recipes/cpu_tiny.yaml --corpus … --vocabulary … --cpt … \\
             --base= --seed 17 --out artifacts/sft
 
-Without a base: `steps` on all examples, from the CPT checkpoint. With one, the daily increment: `daily_steps` on the
-recent and the replayed examples, from the base's weights (`start: previous`) or from the CPT checkpoint (`start: cpt`).
+Without a base: `steps` on examples of all targets, from the CPT checkpoint. With one, the daily increment:
+`daily_steps` on the recent and the replayed examples, from the base's weights (`start: previous`) or from the CPT
+checkpoint (`start: cpt`). With `vocabulary.item_places` the model gets a SID head (models/language/item_model.py),
+which a start at the CPT checkpoint draws anew.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from models.corpus.examples import Examples
+from models.corpus.item_examples import ItemExamples
 from models.language.model import check_vocabulary, load_language_model, save_language_model
 from models.language.words import Vocabulary
 from models.training.packing import PROGRESS, LoopParams, checkpoint_of
@@ -38,6 +41,8 @@ class SftParams(Params):
     """Learning rate of a daily increment; null takes the loop's."""
     loop: LoopParams = LoopParams()
     """The loop."""
+    head_intermediate: int = Field(default=384, ge=1)
+    """Width of the blocks of the SID head, with vocabulary.item_places."""
 
 
 def run(
@@ -48,12 +53,24 @@ def run(
     Raises MixedReleaseError if the base was trained from another CPT checkpoint than `cpt`.
     """
     weights = start_weights(params, cpt, base)
+    from models.language.item_model import ItemModel, load_item_model, save_item_model, start_item_model
     from models.training.loop import train, write_metrics
 
-    words, examples = Vocabulary.load(vocabulary), Examples.load(corpus / "sft.npz")
-    model = load_language_model(weights)
+    words = Vocabulary.load(vocabulary)
+    examples: Examples | ItemExamples
+    model: Any
+    if words.shape.item_places:
+        examples = ItemExamples.load(corpus / "sft.npz")
+        chosen = examples.of_kinds("older", "replay")
+        if weights.parent == cpt:
+            model = start_item_model(load_language_model(weights), words, params.head_intermediate, seed)
+        else:
+            model = load_item_model(weights, words)
+    else:
+        examples, model = Examples.load(corpus / "sft.npz"), load_language_model(weights)
+        chosen = np.arange(examples.num_examples)
     check_vocabulary(model, words)
-    loop, steps, chosen = params.loop, params.steps, np.arange(examples.num_examples)
+    loop, steps = params.loop, params.steps
     if base is not None:
         steps, chosen = params.daily_steps, examples.of_kinds("recent", "replay")
         loop = loop.model_copy(update={"learning_rate": params.daily_learning_rate or loop.learning_rate})
@@ -69,7 +86,8 @@ def run(
         checkpoint=checkpoint_of("sft"),
         anchor=cpt / "weights",
     )
-    save_language_model(model, out / "weights")
+    save = save_item_model if isinstance(model, ItemModel) else save_language_model
+    save(model, out / "weights")
     write_metrics(out, {**metrics, "start": "previous" if weights.parent != cpt else "cpt"})
 
 

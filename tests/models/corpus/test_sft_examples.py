@@ -10,7 +10,8 @@ import pytest
 
 from models.corpus.examples import Examples
 from models.corpus.material import MS_PER_DAY, CorpusParams, Events, Material
-from models.corpus.sft_examples import draw_targets, sft_examples
+from models.corpus.sft_examples import sft_examples
+from models.corpus.targets import draw_targets
 from models.language.prompt import MS_PER_HOUR, render_events, render_prompt
 from models.language.words import Vocabulary
 from models.semantic_ids.table import SidTable

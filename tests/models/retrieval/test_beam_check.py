@@ -45,7 +45,7 @@ def test_a_large_vocabulary_makes_the_chunks_smaller(
         def get_text_config(self) -> "Model":
             return self
 
-    monkeypatch.setattr(beam_check, "Decoder", decoder)
+    monkeypatch.setattr(beam_check, "open_decoder", decoder)
     codes = np.array([[0, 0, 0], [1, 1, 1]])
     with pytest.raises(FullError) as asked:
         score_all(Model(), [1], codes, space=SidSpace((2, 2, 2)), sid_base=4, device="cpu")

@@ -1,0 +1,196 @@
+"""A causal language model that reads a history one place an item, and a head that names the next SID code by code.
+
+    places → bags of token embeddings → backbone → hidden of the last place + embedding of the question = state 0
+    state l → log-probabilities of the codes of level l;  state l and the code taken there → state l + 1
+
+The backbone and the embeddings are those of the language model that continued pre-training left; the head is new. It is
+the small autoregressive network over the codes of one position that RQ-Transformer puts on a large one (Lee et al.
+2022, "Autoregressive Image Generation using Residual Quantization", section 3.2: spatial and depth transformer), here
+a gated feed-forward block a level. So an event costs the backbone one position instead of one a token, every event of a
+history can be a target at the price of the head, and a beam search never runs the backbone again after the prompt.
+
+torch from the first line: import it late. Shapes: B requests, T places, W tokens of a place, D width, n targets,
+S codes of a level.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.language.model import load_language_model, save_language_model
+from models.language.plain import load_plain
+from models.language.words import Vocabulary
+from plumline.artifact import read_json, write_json
+from plumline.errors import CorruptArtifactError, InputError, MissingArtifactError
+from plumline.stage import hash_seed
+
+_CONFIG, _WEIGHTS = "sid_head.json", "sid_head.safetensors"
+_CODE_STD, _OUTPUT_STD = 0.1, 0.02
+
+
+class Bag(nn.Module):
+    """Adds up the embeddings of the tokens of each place. A module, so that dropout can be put on what it gives."""
+
+    def forward(self, tokens_BTW: Tensor, table: Tensor, pad: int) -> Tensor:
+        """(B, T, D). pad: token that counts nothing."""
+        flat = tokens_BTW.flatten(0, -2)
+        summed = functional.embedding_bag(flat, table, mode="sum", padding_idx=pad)
+        return summed.view(*tokens_BTW.shape[:-1], -1)
+
+
+class SidHead(nn.Module):
+    """Codes of a SID, one level after the other, from a state of the backbone. sizes: codes of each level."""
+
+    def __init__(self, sizes: Sequence[int], hidden: int, intermediate: int) -> None:
+        super().__init__()
+        self.sizes = tuple(sizes)
+        after = self.sizes[:-1]
+        self.codes = nn.ModuleList(nn.Embedding(size, hidden) for size in after)
+        self.norms = nn.ModuleList(nn.RMSNorm(hidden, eps=1e-6) for _ in after)
+        self.gates = nn.ModuleList(nn.Linear(2 * hidden, intermediate, bias=False) for _ in after)
+        self.ups = nn.ModuleList(nn.Linear(2 * hidden, intermediate, bias=False) for _ in after)
+        self.downs = nn.ModuleList(nn.Linear(intermediate, hidden, bias=False) for _ in after)
+        self.outputs = nn.ModuleList(nn.Linear(hidden, size) for size in self.sizes)
+
+    def start(self, seed: int) -> None:
+        """Draw the initial weights."""
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if name.startswith("codes"):
+                    parameter.normal_(0.0, _CODE_STD, generator=generator)
+                elif name.endswith("bias"):
+                    parameter.zero_()
+                elif not name.startswith("norms"):
+                    parameter.normal_(0.0, _OUTPUT_STD, generator=generator)
+
+    def log_probabilities(self, level: int, state: Tensor) -> Tensor:
+        """(…, S) of the codes of a level, 0 the first. state: (…, D), of that level."""
+        return torch.log_softmax(self.logits(level, state), dim=-1)
+
+    def logits(self, level: int, state: Tensor) -> Tensor:
+        """(…, S), float32 or more."""
+        logits: Tensor = self.outputs[level](state)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def step(self, level: int, state: Tensor, codes: Tensor) -> Tensor:
+        """States of the next level. state: (…, D), of `level`. codes: (…) int64, taken there. Returns (…, D)."""
+        taken = self.codes[level](codes)
+        both = torch.cat([self.norms[level](state), taken], dim=-1)
+        block: Tensor = self.downs[level](functional.silu(self.gates[level](both)) * self.ups[level](both))
+        return state + taken + block
+
+
+class ItemModel(nn.Module):
+    """See the module's docstring.
+
+    lm: causal LM (of transformers, or `PlainModel`). sid_base: id of the first SID token. pad: id of the token that
+    counts nothing.
+    """
+
+    def __init__(self, lm: Any, head: SidHead, sid_base: int, pad: int) -> None:
+        super().__init__()
+        self.lm, self.head, self.bag = lm, head, Bag()
+        self.sid_base, self.pad = sid_base, pad
+        self.offsets = [sum(head.sizes[:level]) for level in range(len(head.sizes))]
+
+    @property
+    def config(self) -> Any:
+        """Of the language model."""
+        return self.lm.config
+
+    @property
+    def base_model(self) -> Any:
+        """The backbone."""
+        return self.lm.base_model
+
+    def get_input_embeddings(self) -> Any:
+        """One row a token."""
+        return self.lm.get_input_embeddings()
+
+    def get_output_embeddings(self) -> Any:
+        """The output layer of the language model, which a request in places does not use."""
+        return self.lm.get_output_embeddings()
+
+    def embed(self, tokens_BTW: Tensor) -> Tensor:
+        """(B, T, D), what the backbone reads. tokens_BTW: int64, `pad` where a place has fewer."""
+        found: Tensor = self.bag(tokens_BTW, self.get_input_embeddings().weight, self.pad)
+        return found
+
+    def ask(self, hidden: Tensor, question: Tensor) -> Tensor:
+        """State 0 of the head, (…, D). hidden: (…, D). question: (…) int64 token ids, `pad` for none."""
+        rows = self.get_input_embeddings().weight[question]
+        state: Tensor = hidden + rows * (question != self.pad)[..., None]
+        return state
+
+    def target_losses(self, state_nD: Tensor, codes_nL: Tensor) -> Tensor:
+        """Cross-entropy of each code of n targets, summed. state_nD: of `ask`. codes_nL: int64. Scalar, float32."""
+        total, state = torch.zeros((), device=state_nD.device), state_nD
+        for level in range(len(self.head.sizes)):
+            total = total + functional.cross_entropy(
+                self.head.logits(level, state), codes_nL[:, level], reduction="sum"
+            )
+            if level + 1 < len(self.head.sizes):
+                state = self.head.step(level, state, codes_nL[:, level])
+        return total
+
+    def anchored(self) -> dict[str, nn.Parameter]:
+        """Parameters that the language model has too, by their names there."""
+        return dict(self.lm.named_parameters())
+
+
+def start_item_model(lm: Any, vocabulary: Vocabulary, intermediate: int, seed: int) -> ItemModel:
+    """A language model with a new head. intermediate: width of the head's blocks."""
+    head = SidHead(vocabulary.space.sizes, int(lm.config.hidden_size), intermediate)
+    head.start(hash_seed(seed, "sid head"))
+    return ItemModel(lm, head, vocabulary.sid_base, vocabulary.control["<pad>"])
+
+
+def save_item_model(model: ItemModel, folder: Path) -> None:
+    """Write the language model as `save_language_model` does, and the head beside it."""
+    from safetensors.torch import save_file
+
+    save_language_model(model.lm, folder)
+    save_file({name: value.contiguous() for name, value in model.head.state_dict().items()}, folder / _WEIGHTS)
+    write_json(folder / _CONFIG, {"sizes": list(model.head.sizes), "intermediate": model.head.downs[0].in_features})
+
+
+def load_item_model(
+    folder: Path,
+    vocabulary: Vocabulary,
+    device: torch.device | str = "cpu",
+    precision: Literal["float32", "bfloat16"] = "float32",
+    plain: bool = False,
+) -> ItemModel:
+    """Read what `save_item_model` wrote, in evaluation mode. plain: without transformers, where that is possible.
+
+    Raises MissingArtifactError or CorruptArtifactError if a part is not there or does not fit.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    lm: Any = load_plain(folder, device, precision) if plain else None
+    if lm is None:
+        lm = load_language_model(folder, device, precision)
+    if not (folder / _WEIGHTS).is_file():
+        raise MissingArtifactError(
+            f"{folder}: no {_WEIGHTS} beside the model, so nothing names SIDs; run the stage sft"
+        )
+    try:
+        about = read_json(folder / _CONFIG)
+        head = SidHead(about["sizes"], int(lm.config.hidden_size), int(about["intermediate"]))
+        head.load_state_dict(load_file(folder / _WEIGHTS))
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
+        raise CorruptArtifactError(f"{folder}: {' '.join(str(error).split())[:300]}") from None
+    if head.sizes != tuple(vocabulary.space.sizes):
+        raise InputError(
+            f"{folder}: a SID head of levels {head.sizes}, a vocabulary of {tuple(vocabulary.space.sizes)}; "
+            "take both from one run"
+        )
+    kind = {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+    return ItemModel(lm, head.to(device=device, dtype=kind), vocabulary.sid_base, vocabulary.control["<pad>"]).eval()
