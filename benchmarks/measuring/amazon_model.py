@@ -19,9 +19,12 @@ import pyarrow as pa
 
 from benchmarks.measuring.datasets import count_pairs
 from benchmarks.measuring.leave_one_out import LeaveOneOut, Query
-from models.corpus.examples import Examples, ExamplesBuilder
+from models.corpus.examples import KINDS, Examples, ExamplesBuilder
+from models.corpus.item_examples import NO_QUESTION, ItemExamples
 from models.corpus.teacher import Teacher, TeacherParams, draw
+from models.language.facts import ranges
 from models.language.model import LanguageParams, build_language_model, save_language_model
+from models.language.places import HeadParams, Places
 from models.language.vocabulary import VocabularyParams
 from models.language.vocabulary import run as run_vocabulary
 from models.language.words import Vocabulary
@@ -48,7 +51,8 @@ class AmazonParams:
     """What was chosen on the validation items of amazon2014_beauty (docs/experiments.md).
 
     num_taught: items drawn from the teacher behind every item of a history, a pass. max_passes: over all histories.
-    minilm: embed titles with MiniLM beside TF-IDF, where its package is there.
+    minilm: embed titles with MiniLM beside TF-IDF, where its package is there. item_places: an item of a history takes
+    one place, not one a code. head: the SID head then.
     """
 
     codebooks: tuple[int, ...] = (4096, 64)
@@ -64,6 +68,8 @@ class AmazonParams:
     max_history: int = 50
     max_passes: int = 40
     minilm: bool = True
+    item_places: bool = False
+    head: HeadParams = field(default_factory=HeadParams)
     teacher: TeacherParams = field(default_factory=lambda: TeacherParams(sharpness=2.0))
 
 
@@ -73,7 +79,7 @@ QUICK = AmazonParams(quantizer_steps=100, hidden=64, layers=2, max_passes=1, min
 def params_of(quick: bool) -> dict[str, Any]:
     """What a row of the benchmark depends on, as JSON."""
     params = QUICK if quick else AmazonParams()
-    return {**vars(params), "teacher": params.teacher.model_dump()}
+    return {**vars(params), "teacher": params.teacher.model_dump(), "head": params.head.model_dump()}
 
 
 class _NextEvent(Retriever):
@@ -82,7 +88,9 @@ class _NextEvent(Retriever):
     def prompt(self, request: Request) -> Prompt:
         words = self.vocabulary
         known = [self.codes_of[item] for item, _ in request.history[-words.shape.max_history :]]
-        return Prompt([*_opening(words), *words.sid_token_ids(np.array(known)).reshape(-1).tolist()], 0)
+        tokens = [*_opening(words), *words.sid_token_ids(np.array(known)).reshape(-1).tolist()]
+        places = Places(tokens, [1, 1, *[words.space.num_levels] * len(known)], 0)
+        return Prompt(tokens, 0, places if words.shape.item_places else None)
 
 
 @dataclass(frozen=True)
@@ -109,13 +117,14 @@ class Trained:
 
 def train_model(task: LeaveOneOut, folder: Path, seed: int, budget_minutes: float, params: AmazonParams) -> Trained:
     """Train for about budget_minutes, SIDs included. folder: of what is made on the way."""
+    from models.language.item_model import save_item_model, start_item_model
     from models.language.model import pick_device
     from models.training.loop import train
 
     began = time.perf_counter()
     _make_artifacts(task, folder, seed, params)
     words, table = Vocabulary.load(folder / "vocabulary"), SidTable.load(folder / "sids")
-    model = build_language_model(
+    model: Any = build_language_model(
         LanguageParams(
             hidden=params.hidden,
             layers=params.layers,
@@ -127,7 +136,12 @@ def train_model(task: LeaveOneOut, folder: Path, seed: int, budget_minutes: floa
         words,
         hash_seed(seed, "model"),
     )
-    examples_of = _ExamplesOf(task, words, table, params, seed)
+    examples_of: _ExamplesOf | _ItemExamplesOf
+    if params.item_places:
+        model = start_item_model(model, words, params.head, hash_seed(seed, "head"))
+        examples_of = _ItemExamplesOf(task, words, table, params, seed)
+    else:
+        examples_of = _ExamplesOf(task, words, table, params, seed)
     one = examples_of(1, hash_seed(seed, "look"))
     loop = LoopParams(
         row_tokens=max(512, int(one.lengths.max())),
@@ -156,7 +170,7 @@ def train_model(task: LeaveOneOut, folder: Path, seed: int, budget_minutes: floa
     say(f"amazon: {passes} passes, {_num_read(examples):,} tokens at about {speed:.0f} a second, {steps} steps")
     metrics = train(model, examples, loop, chosen=np.arange(examples.num_examples), steps=steps, seed=seed, **told)
     minutes = (time.perf_counter() - began) / 60
-    save_language_model(model, folder / "weights")
+    (save_item_model if params.item_places else save_language_model)(model, folder / "weights")
     retriever = Retriever.load(
         vocabulary=folder / "vocabulary",
         sids=folder / "sids",
@@ -229,7 +243,9 @@ def _make_artifacts(task: LeaveOneOut, folder: Path, seed: int, params: AmazonPa
         out=folder / "sids",
     )
     run_vocabulary(
-        VocabularyParams(text_tokens=256, max_history=params.max_history, template=("history",)),
+        VocabularyParams(
+            text_tokens=256, max_history=params.max_history, template=("history",), item_places=params.item_places
+        ),
         catalog=folder / "catalog",
         histories=folder / "histories",
         sids=folder / "sids",
@@ -239,8 +255,10 @@ def _make_artifacts(task: LeaveOneOut, folder: Path, seed: int, params: AmazonPa
     run_index(IndexParams(), catalog=folder / "catalog", sids=folder / "sids", out=folder / "index")
 
 
-def _num_read(examples: Examples) -> int:
-    """Tokens that take a place in a row."""
+def _num_read(examples: Examples | ItemExamples) -> int:
+    """Tokens or items that take a place in a row."""
+    if isinstance(examples, ItemExamples):
+        return len(examples.sizes)
     return int((~is_leaf(examples.span, examples.loss)).sum())
 
 
@@ -288,12 +306,12 @@ def _rows(task: LeaveOneOut, place: dict[str, int], seed: int) -> np.ndarray:
     return np.array([place[item] for history in histories for item in history], np.int64)
 
 
-class _ExamplesOf:
-    """Examples of so many passes over all histories; what the teacher says is worked out once."""
+class _Passes:
+    """What passes over all histories are made of; what the teacher says is worked out once."""
 
     def __init__(self, task: LeaveOneOut, words: Vocabulary, table: SidTable, params: AmazonParams, seed: int) -> None:
         place = {item: row for row, item in enumerate(table.item_ids)}
-        self.tokens = words.sid_token_ids(table.codes).astype(np.int32)
+        self.tokens, self.codes = words.sid_token_ids(table.codes).astype(np.int32), table.codes
         self.opening = np.array(_opening(words), np.int32)
         self.params, self.task, self.place = params, task, place
         # Within a day the order of a pass is random, the teacher's history is that of one such order.
@@ -303,6 +321,25 @@ class _ExamplesOf:
             teacher, rows = fit_teacher(task, table.item_ids, params.teacher, hash_seed(seed, "teacher"))
             self.taught = teacher.candidates(rows, self.starts, np.arange(len(rows)))
 
+    def _shuffled(self, seed: int) -> np.ndarray:
+        return _rows(self.task, self.place, seed)
+
+    def _windows(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """First event and end of each history's window of this pass; those without an event are left out.
+
+        A long history is cut at another place each time, so that no item is always at the beginning.
+        """
+        begin, end, longest = self.starts[:-1], self.starts[1:], self.params.max_history
+        first = begin.copy()
+        long = np.flatnonzero(end - begin > longest)
+        first[long] = rng.integers(begin[long], end[long] - longest + 1)
+        stop = np.minimum(end, first + longest)
+        return first[stop > first], stop[stop > first]
+
+
+class _ExamplesOf(_Passes):
+    """Examples in which every item is spelled as its SID."""
+
     def __call__(self, passes: int, seed: int) -> Examples:
         builder = ExamplesBuilder()
         rng = np.random.default_rng(seed)
@@ -311,13 +348,8 @@ class _ExamplesOf:
             drawn = None
             if self.taught is not None:
                 drawn = draw(*self.taught, self.params.num_taught, rng)
-            for begin, end in zip(self.starts[:-1], self.starts[1:], strict=True):
-                # A long history is cut at another place each time, so that no item is always at the beginning.
-                longest = self.params.max_history
-                first = begin if end - begin <= longest else int(rng.integers(begin, end - longest + 1))
-                stop = min(end, first + longest)
-                if stop > first:
-                    builder.add_tree(*self._tree(rows, drawn, first, stop), "behaviour", 1.0)
+            for first, stop in zip(*self._windows(rng), strict=True):
+                builder.add_tree(*self._tree(rows, drawn, first, stop), "behaviour", 1.0)
         return builder.build()
 
     def _tree(
@@ -341,5 +373,49 @@ class _ExamplesOf:
         joined[trunk] = len(joined) - np.flatnonzero(trunk)
         return np.concatenate(tokens), joined, np.concatenate(loss)
 
-    def _shuffled(self, seed: int) -> np.ndarray:
-        return _rows(self.task, self.place, seed)
+
+class _ItemExamplesOf(_Passes):
+    """The same with one place an item: each event is asked for at the place before it, and at its own what the teacher
+    says of what follows it."""
+
+    def __call__(self, passes: int, seed: int) -> ItemExamples:
+        rng = np.random.default_rng(seed)
+        levels, opening = self.tokens.shape[1], len(self.opening)
+        parts: list[tuple[np.ndarray, ...]] = []
+        for number in range(passes):
+            rows = self._shuffled(hash_seed(seed, number))
+            drawn = np.zeros((len(rows), 0), np.int64)
+            if self.taught is not None:
+                drawn = draw(*self.taught, self.params.num_taught, rng)
+            first, stop = self._windows(rng)
+            lengths = stop - first
+            event = ranges(first, lengths)
+            place = event - np.repeat(first, lengths)  # within its window
+            window = np.repeat(np.arange(len(first)), lengths)
+            said = drawn[event] >= 0
+            # Targets: the events themselves, then what the teacher says, by window.
+            target = np.concatenate([rows[event], drawn[event][said]])
+            source = np.concatenate([opening - 1 + place, np.repeat(opening + place, said.sum(axis=1))])
+            of = np.concatenate([window, np.repeat(window, said.sum(axis=1))])
+            order = np.argsort(of, kind="stable")
+            sizes = np.full(len(event) + opening * len(first), levels)
+            begins = np.cumsum(lengths + opening) - lengths - opening
+            sizes[begins[:, None] + np.arange(opening)] = 1
+            tokens = np.empty(int(sizes.sum()), np.int32)
+            at = np.cumsum(sizes) - sizes
+            tokens[at[begins[:, None] + np.arange(opening)]] = self.opening
+            tokens[at[opening + begins[window] + place][:, None] + np.arange(levels)] = self.tokens[rows[event]]
+            counts = np.bincount(of, minlength=len(first))
+            parts.append((tokens, sizes, lengths + opening, source[order], target[order], counts))
+        tokens, sizes, lengths, source, target, counts = (np.concatenate(some) for some in zip(*parts, strict=True))
+        return ItemExamples(
+            tokens=tokens,
+            sizes=sizes.astype(np.int32),
+            offsets=np.concatenate([[0], np.cumsum(lengths)]),
+            source=source.astype(np.int32),
+            question=np.full(len(source), NO_QUESTION, np.int32),
+            codes=self.codes[target].astype(np.int32),
+            target_offsets=np.concatenate([[0], np.cumsum(counts)]),
+            kind=np.full(len(lengths), KINDS.index("behaviour"), np.int8),
+            weight=np.ones(len(lengths), np.float32),
+        )

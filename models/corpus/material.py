@@ -45,8 +45,9 @@ class CorpusParams(Params):
     """Share of items, users and lines that continued pre-training is examined on and never sees (a few to 500)."""
     trunk_loss: bool = True
     """Whether the items of the history are targets too, predicted from the history before them."""
-    day_targets: int = Field(default=8, ge=1)
-    """Most items that are targets of a day's branch, drawn without replacement."""
+    day_targets: int = Field(default=8, ge=0)
+    """Most items that are targets where a day begins, drawn without replacement from those of the day; 0: the next
+    event alone, which is right where events follow from one another and days mean nothing."""
     target_days: int = Field(default=1, ge=1)
     """Days, a branch's own and those after it, whose items are its targets; 1: that day's alone. More of them teach
     what is taken soon and not only next, for lists that are served for days. Those of older days end at recent ones."""

@@ -66,21 +66,24 @@ class Targets:
 
     def num_drawn(self, event: int) -> int:
         """Events of a branch that are targets: of the days that begin at `event`, else the event alone."""
-        until = int(self.target_stop[event]) if self.begins_day[event] else event + 1
+        until = int(self.target_stop[event]) if self._asks_for_days(event) else event + 1
         return int(self.drawn_before[until] - self.drawn_before[event])
 
     def most(self, event: int) -> int:
         """Most targets that `rows` gives."""
-        return min(self.params.day_targets, self.num_drawn(event)) + len(self.taught.get(event, _NOTHING))
+        return min(max(self.params.day_targets, 1), self.num_drawn(event)) + len(self.taught.get(event, _NOTHING))
 
     def rows(self, event: int) -> np.ndarray:
         """Rows of the SID table of everything that is to be predicted at an event, the teacher's last."""
         return np.concatenate([self._of_users(event), self.taught.get(event, _NOTHING)])
 
+    def _asks_for_days(self, event: int) -> bool:
+        return bool(self.begins_day[event]) and self.params.day_targets > 0
+
     def _of_users(self, event: int) -> np.ndarray:
         """Rows of a branch's targets: drawn items of the days that begin at `event`, else the event's alone."""
-        if not self.begins_day[event]:
-            return self.events.rows[event : event + 1]
+        if not self._asks_for_days(event):
+            return self.events.rows[event : event + 1][self.drawn[event : event + 1]]
         days = slice(event, int(self.target_stop[event]))
         rows = self.events.rows[days][self.drawn[days]]
         distinct = rows[np.sort(np.unique(rows, return_index=True)[1])]

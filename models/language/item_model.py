@@ -13,20 +13,21 @@ torch from the first line: import it late. Shapes: B requests, T places, W token
 S codes of a level.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models.language.model import load_language_model, save_language_model
+from models.language.places import HeadParams
 from models.language.plain import load_plain
 from models.language.words import Vocabulary
 from plumline.artifact import read_json, write_json
-from plumline.errors import CorruptArtifactError, InputError, MissingArtifactError
+from plumline.errors import CorruptArtifactError, MissingArtifactError, MixedReleaseError
 from plumline.stage import hash_seed
 
 _CONFIG, _WEIGHTS = "sid_head.json", "sid_head.safetensors"
@@ -36,11 +37,39 @@ _CODE_STD, _OUTPUT_STD = 0.1, 0.02
 class Bag(nn.Module):
     """Adds up the embeddings of the tokens of each place. A module, so that dropout can be put on what it gives."""
 
-    def forward(self, tokens_BTW: Tensor, table: Tensor, pad: int) -> Tensor:
-        """(B, T, D). pad: token that counts nothing."""
+    def forward(self, tokens_BTW: Tensor, table: Tensor, pad: int, more_BTD: Tensor | None) -> Tensor:
+        """(B, T, D). pad: token that counts nothing. more_BTD: to be added."""
         flat = tokens_BTW.flatten(0, -2)
         summed = functional.embedding_bag(flat, table, mode="sum", padding_idx=pad)
-        return summed.view(*tokens_BTW.shape[:-1], -1)
+        summed_BTD = summed.view(*tokens_BTW.shape[:-1], -1)
+        return summed_BTD if more_BTD is None else summed_BTD + more_BTD
+
+
+class Prefixes(nn.Module):
+    """An embedding of the first two codes of a SID together, beside those of each (prefix n-grams; Singh et al. 2023,
+    "Better Generalization with Semantic IDs", section 4.2): what one sum of codes cannot tell from another.
+
+    rows: of the table; more pairs than that share rows. It starts at zero, so a pair that nobody was seen with adds
+    nothing.
+    """
+
+    def __init__(self, sizes: Sequence[int], hidden: int, rows: int, sid_base: int) -> None:
+        super().__init__()
+        self.first, self.second = sizes[0], sizes[1]
+        self.sid_base = sid_base
+        self.table = nn.Embedding(rows, hidden)
+        nn.init.zeros_(self.table.weight)
+
+    def forward(self, tokens_BTW: Tensor) -> Tensor:
+        """(B, T, D); zero where a place has no SID."""
+        first_BTW = tokens_BTW - self.sid_base
+        second_BTW = first_BTW - self.first
+        one_BT = first_BTW.masked_fill((first_BTW < 0) | (first_BTW >= self.first), -1).amax(-1)
+        two_BT = second_BTW.masked_fill((second_BTW < 0) | (second_BTW >= self.second), -1).amax(-1)
+        there_BT = (one_BT >= 0) & (two_BT >= 0)
+        pair_BT = torch.where(there_BT, one_BT * self.second + two_BT, 0) % self.table.num_embeddings
+        found: Tensor = self.table(pair_BT) * there_BT[..., None]
+        return found
 
 
 class SidHead(nn.Module):
@@ -48,7 +77,7 @@ class SidHead(nn.Module):
 
     def __init__(self, sizes: Sequence[int], hidden: int, intermediate: int) -> None:
         super().__init__()
-        self.sizes = tuple(sizes)
+        self.sizes, self.intermediate = tuple(sizes), intermediate
         after = self.sizes[:-1]
         self.codes = nn.ModuleList(nn.Embedding(size, hidden) for size in after)
         self.norms = nn.ModuleList(nn.RMSNorm(hidden, eps=1e-6) for _ in after)
@@ -89,13 +118,13 @@ class SidHead(nn.Module):
 class ItemModel(nn.Module):
     """See the module's docstring.
 
-    lm: causal LM (of transformers, or `PlainModel`). sid_base: id of the first SID token. pad: id of the token that
-    counts nothing.
+    lm: causal LM (of transformers, or `PlainModel`). prefixes: None for no table. sid_base: id of the first
+    SID token. pad: id of the token that counts nothing.
     """
 
-    def __init__(self, lm: Any, head: SidHead, sid_base: int, pad: int) -> None:
+    def __init__(self, lm: Any, head: SidHead, prefixes: Prefixes | None, sid_base: int, pad: int) -> None:
         super().__init__()
-        self.lm, self.head, self.bag = lm, head, Bag()
+        self.lm, self.head, self.prefixes, self.bag = lm, head, prefixes, Bag()
         self.sid_base, self.pad = sid_base, pad
         self.offsets = [sum(head.sizes[:level]) for level in range(len(head.sizes))]
 
@@ -119,7 +148,8 @@ class ItemModel(nn.Module):
 
     def embed(self, tokens_BTW: Tensor) -> Tensor:
         """(B, T, D), what the backbone reads. tokens_BTW: int64, `pad` where a place has fewer."""
-        found: Tensor = self.bag(tokens_BTW, self.get_input_embeddings().weight, self.pad)
+        pairs = None if self.prefixes is None else self.prefixes(tokens_BTW)
+        found: Tensor = self.bag(tokens_BTW, self.get_input_embeddings().weight, self.pad, pairs)
         return found
 
     def ask(self, hidden: Tensor, question: Tensor) -> Tensor:
@@ -139,16 +169,43 @@ class ItemModel(nn.Module):
                 state = self.head.step(level, state, codes_nL[:, level])
         return total
 
+    @torch.inference_mode()
+    def log_probabilities(self, state: Tensor, codes: np.ndarray) -> np.ndarray:
+        """(n,) float, of whole SIDs in state 0 of the head. state: (D,). codes: (n, L).
+
+        What SIDs share on their way is computed once: a beginning that several of them have.
+        """
+        state_1D, total = state[None], np.zeros(len(codes))
+        node = np.zeros(len(codes), dtype=np.int64)  # of each SID, among the states
+        for level in range(len(self.head.sizes)):
+            logp = self.head.log_probabilities(level, state_1D).cpu().numpy()
+            total += logp[node, codes[:, level]]
+            if level + 1 < len(self.head.sizes):
+                size = self.head.sizes[level]
+                taken, node_of = np.unique(node * size + codes[:, level], return_inverse=True)
+                parents, code = (torch.from_numpy(one).to(state.device) for one in np.divmod(taken, size))
+                state_1D, node = self.head.step(level, state_1D[parents], code), node_of
+        return total
+
     def anchored(self) -> dict[str, nn.Parameter]:
         """Parameters that the language model has too, by their names there."""
         return dict(self.lm.named_parameters())
 
 
-def start_item_model(lm: Any, vocabulary: Vocabulary, intermediate: int, seed: int) -> ItemModel:
-    """A language model with a new head. intermediate: width of the head's blocks."""
-    head = SidHead(vocabulary.space.sizes, int(lm.config.hidden_size), intermediate)
-    head.start(hash_seed(seed, "sid head"))
-    return ItemModel(lm, head, vocabulary.sid_base, vocabulary.control["<pad>"])
+def start_item_model(lm: Any, vocabulary: Vocabulary, params: HeadParams, seed: int) -> ItemModel:
+    """A language model with a new head."""
+    model = _shape(lm, vocabulary, params)
+    model.head.start(hash_seed(seed, "sid head"))
+    return model
+
+
+def _shape(lm: Any, vocabulary: Vocabulary, params: HeadParams) -> ItemModel:
+    sizes, hidden = vocabulary.space.sizes, int(lm.config.hidden_size)
+    prefixes = None
+    if len(sizes) > 1 and params.prefix_rows:
+        prefixes = Prefixes(sizes, hidden, min(params.prefix_rows, sizes[0] * sizes[1]), vocabulary.sid_base)
+    head = SidHead(sizes, hidden, params.intermediate)
+    return ItemModel(lm, head, prefixes, vocabulary.sid_base, vocabulary.control["<pad>"])
 
 
 def save_item_model(model: ItemModel, folder: Path) -> None:
@@ -156,8 +213,15 @@ def save_item_model(model: ItemModel, folder: Path) -> None:
     from safetensors.torch import save_file
 
     save_language_model(model.lm, folder)
-    save_file({name: value.contiguous() for name, value in model.head.state_dict().items()}, folder / _WEIGHTS)
-    write_json(folder / _CONFIG, {"sizes": list(model.head.sizes), "intermediate": model.head.downs[0].in_features})
+    save_file(_own(model), folder / _WEIGHTS)
+    rows = 0 if model.prefixes is None else model.prefixes.table.num_embeddings
+    about = {"sizes": list(model.head.sizes), "intermediate": model.head.intermediate, "prefix_rows": rows}
+    write_json(folder / _CONFIG, about)
+
+
+def _own(model: ItemModel) -> dict[str, Tensor]:
+    """Weights that the language model has not."""
+    return {name: value.contiguous() for name, value in model.state_dict().items() if not name.startswith("lm.")}
 
 
 def load_item_model(
@@ -183,14 +247,22 @@ def load_item_model(
         )
     try:
         about = read_json(folder / _CONFIG)
-        head = SidHead(about["sizes"], int(lm.config.hidden_size), int(about["intermediate"]))
-        head.load_state_dict(load_file(folder / _WEIGHTS))
-    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
+        sizes = tuple(about.pop("sizes"))
+        params = HeadParams(**about)
+    except (KeyError, TypeError, ValueError) as error:
         raise CorruptArtifactError(f"{folder}: {' '.join(str(error).split())[:300]}") from None
-    if head.sizes != tuple(vocabulary.space.sizes):
-        raise InputError(
-            f"{folder}: a SID head of levels {head.sizes}, a vocabulary of {tuple(vocabulary.space.sizes)}; "
+    if sizes != tuple(vocabulary.space.sizes):
+        raise MixedReleaseError(
+            f"{folder}: a SID head of levels {sizes}, a vocabulary of {tuple(vocabulary.space.sizes)}; "
             "take both from one run"
         )
+    model = _shape(lm, vocabulary, params)
+    try:
+        found = load_file(folder / _WEIGHTS)
+        if found.keys() != (wanted := _own(model).keys()):
+            raise CorruptArtifactError(f"{folder / _WEIGHTS}: not {sorted(found.keys() ^ wanted)[0]}; train again")
+        model.load_state_dict(found, strict=False)
+    except (RuntimeError, SafetensorError) as error:
+        raise CorruptArtifactError(f"{folder}: {' '.join(str(error).split())[:300]}") from None
     kind = {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
-    return ItemModel(lm, head.to(device=device, dtype=kind), vocabulary.sid_base, vocabulary.control["<pad>"]).eval()
+    return model.to(device=device, dtype=kind).eval()

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from pydantic import Field
 
 from models.language.facts import EventTokens, Feature, ItemFacts
 from models.language.prompt import (
@@ -27,6 +28,16 @@ from models.language.prompt import (
     tell_events,
 )
 from models.language.words import Vocabulary
+from plumline.stage import Params
+
+
+class HeadParams(Params):
+    """What a model that reads one place an item has beside the language model."""
+
+    intermediate: int = Field(default=256, ge=1)
+    """Width of the blocks of the SID head."""
+    prefix_rows: int = Field(default=16384, ge=0)
+    """Rows of the table of the first two codes of a SID together, fewer where there are fewer pairs; 0: no table."""
 
 
 @dataclass(frozen=True)

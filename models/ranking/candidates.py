@@ -119,11 +119,13 @@ class Visit:
 @dataclass(frozen=True)
 class Candidates:
     """items: (n,) int64 numbers, ascending. scores, places: (n, S) float32, NaN where a source does not name the item;
-    places count from 0."""
+    places count from 0. model: (n,) float32, log-probability of each one's SID, NaN without one; None: the model says
+    it of its own beams alone (one position an item is what makes it cheap to ask for all)."""
 
     items: np.ndarray
     scores: np.ndarray
     places: np.ndarray
+    model: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.items)

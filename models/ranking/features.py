@@ -23,21 +23,31 @@ _USER_ITEM = ("own_count", "own_days", "own_part", "own_rhythm")
 _LAST = ("next_last", "together_last")
 _ITEM = ("item_count", "item_daily", "item_recent", "item_trend", "item_age_days", "item_price", "item_price_ratio")
 _SID = ("sid_first", "sid_prefix")
+_MODEL = ("model_score", "model_behind", "model_place")
 _USER = ("user_events", "user_repeats", "user_days", "user_unseen")
-FEATURES = (*(f"{source}_{kind}" for source in SOURCES for kind in _KINDS), *_USER_ITEM, *_LAST, *_ITEM, *_SID, *_USER)
+FEATURES = (
+    *(f"{source}_{kind}" for source in SOURCES for kind in _KINDS),
+    *_USER_ITEM,
+    *_LAST,
+    *_ITEM,
+    *_SID,
+    *_MODEL,
+    *_USER,
+)
 """share: of the best score of the source. own_rhythm: days since the last event of the item, in gaps between its
 events. next_last, together_last: part of the weights of the newest item's neighbours. item_daily: events a day since
 its publication. item_trend: the last week against the last four. item_price_ratio: logarithm, against what the user
 pays. sid_first, sid_prefix: share of the newest 100 items of the history with the same first code, the same first two.
-user_unseen: whether items of the history are not allowed."""
-MODEL = ("beam", "fresh_beam", "sid")
+model_score: the model's log-probability of a candidate's SID, whoever named it; model_behind: less the best one's;
+model_place: its place by it. user_unseen: whether items of the history are not allowed."""
+MODEL = ("beam", "fresh_beam", "sid", "model")
 """Groups of features that come from the model and its SIDs."""
-_GROUPS = sorted((*SOURCES, "item", "sid", "user"), key=len, reverse=True)
+_GROUPS = sorted((*SOURCES, "item", "sid", "model", "user"), key=len, reverse=True)
 _SID_LAST = 100
 
 
 def group_of(feature: str) -> str:
-    """The source that a feature speaks for; "item", "sid" or "user" for the others."""
+    """The source that a feature speaks for; "item", "sid", "model" or "user" for the others."""
     return next(group for group in _GROUPS if feature.startswith(f"{group}_"))
 
 
@@ -75,6 +85,12 @@ def features(shelf: Shelf, visit: Visit, candidates: Candidates, unseen_only: bo
     for level in range(LEVELS):
         found[at + level] = _share_of(shelf.prefixes[level, last], shelf.prefixes[level, items])
     at += len(_SID)
+    if candidates.model is not None and size:
+        found[at] = candidates.model
+        found[at + 1] = candidates.model - np.fmax.reduce(candidates.model, initial=-np.inf)
+        order = np.argsort(-candidates.model, kind="stable")  # NaN last
+        found[at + 2, order] = np.where(np.isnan(candidates.model[order]), np.nan, np.arange(size))
+    at += len(_MODEL)
     found[at] = len(visit.items)
     if len(visit.items):
         found[at + 1] = 1 - len(visit.own.items) / len(visit.items)

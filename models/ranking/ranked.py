@@ -21,6 +21,8 @@ from models.retrieval.rules import Fresh
 from models.retrieval.trie import Allowed
 
 if TYPE_CHECKING:
+    import torch
+
     from models.memory.memory import Memory
     from models.ranking.frozen_ranker import Ranker
     from models.ranking.why import Reason, Teller
@@ -117,13 +119,13 @@ class RankedRetriever:
                 Ask([_both(one, young) for one, young in zip(may, fresh, strict=True)], params.fresh_width)
                 for may in allowed
             ]
-        hits = self.retriever.retrieve_each(variants[0], asks, max(size, params.size))
+        hits, states = self.retriever.retrieve_with_states(variants[0], asks, max(size, params.size))
         found = []
         for number, (requests, may) in enumerate(zip(variants, allowed, strict=True)):
             beams = hits[number]
             young = hits[len(variants) + number] if params.fresh_width else [[]] * len(requests)
             rows = zip(requests, may, nows, beams, young, strict=True)
-            found.append([self._gather(*row, size, to_tell) for row in rows])
+            found.append([self._gather(*row, state, size, to_tell) for row, state in zip(rows, states, strict=True)])
         return found
 
     def rank(self, found: Found, k: int, choice: Choice | None = None, teller: Teller | None = None) -> list[RankedHit]:
@@ -170,6 +172,7 @@ class RankedRetriever:
         now: int,
         beams: list[Hit],
         fresh: list[Hit],
+        state: torch.Tensor | None,
         size: int,
         to_tell: bool,
     ) -> Found:
@@ -178,8 +181,19 @@ class RankedRetriever:
         named = {"beam": self._named(beams), "fresh_beam": self._named(fresh)}
         counted = Counted.of(self.shelf, visit, self.ranker.candidates)
         candidates = gather(self.shelf, visit, counted, allows, named, self.ranker.candidates, size)
+        if state is not None:
+            candidates = replace(candidates, model=self._asked_of_all(state, candidates.items))
         unseen_only = bool(len(visit.items)) and not bool(allows(visit.items).any())
         return Found(visit, candidates, beams, unseen_only, counted if to_tell else None)
+
+    def _asked_of_all(self, state: torch.Tensor, items: np.ndarray) -> np.ndarray:
+        """(n,) float32: what the model says of items, whoever named them; rounded as in `_named`."""
+        codes = self.shelf.codes[items]
+        known = codes[:, 0] >= 0
+        found = np.full(len(items), np.nan, dtype=np.float32)
+        if known.any():
+            found[known] = np.round(self.retriever.log_probabilities(state, codes[known].astype(np.int64)), _DIGITS)
+        return found
 
     def _named(self, hits: list[Hit]) -> Named:
         """Best first, also of a sample; every item of the index is on the shelf.

@@ -36,7 +36,8 @@ Mask = Callable[[np.ndarray], np.ndarray]
 class Shelf:
     """extras: ids of the items N … M-1. base, delta: (M,) int64 position of each item in the segments, -1 for none.
 
-    prefixes: (2, M) int64, number of the first code and of the first two, -1 without a SID. published_ms: (M,) int64,
+    codes: (M, L) int32, SID of each item, -1 without one. prefixes: (2, M) int64, number of the first code and of the
+    first two, -1 without a SID. published_ms: (M,) int64,
     -1 unknown. count, recent, week, month, price: (M,) as in the memory, of extras 0 and NaN. order: (M,) int64, all
     numbers, those of the most recent events first, ties by number.
     """
@@ -45,6 +46,7 @@ class Shelf:
     extras: list[str]
     base: np.ndarray
     delta: np.ndarray
+    codes: np.ndarray
     prefixes: np.ndarray
     published_ms: np.ndarray
     count: np.ndarray
@@ -71,12 +73,14 @@ class Shelf:
     def counted(memory: Memory, base: np.ndarray, codes_of: Mapping[str, tuple[int, ...]]) -> Shelf:
         """The items of a memory alone. base: (N,) int64 their positions in an index, -1 for none."""
         number = len(memory.item_ids)
+        codes = codes_array(memory.item_ids, codes_of)
         return Shelf(
             memory=memory,
             extras=[],
             base=base,
             delta=np.full(number, -1, dtype=np.int64),
-            prefixes=prefixes_of(memory.item_ids, codes_of),
+            codes=codes,
+            prefixes=prefixes_of(codes),
             published_ms=memory.published_ms,
             count=memory.count,
             recent=memory.recent,
@@ -92,12 +96,16 @@ class Shelf:
             return self
         numbers = np.array([self.number_of(item) for item in delta.item_ids], dtype=np.int64)
         known, more = np.flatnonzero(numbers >= 0), np.flatnonzero(numbers < 0)
-        positions, prefixes, published = self.delta.copy(), self.prefixes.copy(), self.published_ms.copy()
+        positions, published = self.delta.copy(), self.published_ms.copy()
         positions[numbers[known]] = known
-        prefixes[:, numbers[known]] = prefixes_of([delta.item_ids[place] for place in known.tolist()], codes_of)
+        changed_codes = codes_array([delta.item_ids[place] for place in known.tolist()], codes_of)
+        codes = _as_wide(self.codes, changed_codes.shape[1])
+        codes[numbers[known]] = changed_codes
+        prefixes = self.prefixes.copy()
+        prefixes[:, numbers[known]] = prefixes_of(codes[numbers[known]])
         newer = _published(delta)[known]
         published[numbers[known]] = np.where(newer >= 0, newer, published[numbers[known]])
-        changed = replace(self, delta=positions, prefixes=prefixes, published_ms=published, _fresh={})
+        changed = replace(self, delta=positions, codes=codes, prefixes=prefixes, published_ms=published, _fresh={})
         return changed._longer([delta.item_ids[place] for place in more.tolist()], codes_of, delta=more, of=delta)
 
     def _longer(
@@ -114,6 +122,7 @@ class Shelf:
             return self
         nowhere, nothing = np.full(len(ids), -1, dtype=np.int64), np.zeros(len(ids))
         places = base if base is not None else delta
+        codes = codes_array(ids, codes_of)
 
         def uncounted(values: np.ndarray) -> np.ndarray:
             return np.concatenate([values, nothing])
@@ -123,7 +132,8 @@ class Shelf:
             extras=[*self.extras, *ids],
             base=np.concatenate([self.base, nowhere if base is None else base]),
             delta=np.concatenate([self.delta, nowhere if delta is None else delta]),
-            prefixes=np.concatenate([self.prefixes, prefixes_of(ids, codes_of)], axis=1),
+            codes=np.concatenate([_as_wide(self.codes, codes.shape[1]), codes]),
+            prefixes=np.concatenate([self.prefixes, prefixes_of(codes)], axis=1),
             published_ms=np.concatenate([self.published_ms, _published(of)[places]]),
             count=uncounted(self.count),
             recent=uncounted(self.recent),
@@ -191,15 +201,24 @@ class Shelf:
         return found
 
 
-def prefixes_of(item_ids: Sequence[str], codes_of: Mapping[str, tuple[int, ...]]) -> np.ndarray:
-    """(2, n) int64: one number for the first code of each item's SID, one for its first two; -1 without a SID."""
-    found = np.full((LEVELS, len(item_ids)), -1, dtype=np.int64)
-    for place, item in enumerate(item_ids):
-        codes = codes_of.get(item)
-        if codes is not None:
-            found[0, place] = codes[0]
-            found[1, place] = (codes[0] << 32) | codes[1] if len(codes) > 1 else codes[0]
-    return found
+def codes_array(item_ids: Sequence[str], codes_of: Mapping[str, tuple[int, ...]]) -> np.ndarray:
+    """(n, L) int32: SID of each item, -1 without one."""
+    levels = len(next(iter(codes_of.values()), (0,) * LEVELS))
+    nothing = (-1,) * levels
+    return np.array([codes_of.get(item, nothing) for item in item_ids], dtype=np.int32).reshape(-1, levels)
+
+
+def _as_wide(codes: np.ndarray, levels: int) -> np.ndarray:
+    """A copy; of another width where no item has a SID yet."""
+    return codes.copy() if codes.shape[1] == levels else np.full((len(codes), levels), -1, dtype=np.int32)
+
+
+def prefixes_of(codes: np.ndarray) -> np.ndarray:
+    """(2, n) int64: one number for the first code of each SID, one for its first two; -1 without a SID. codes: as of
+    `codes_array`."""
+    first, second = codes[:, 0].astype(np.int64), codes[:, min(1, codes.shape[1] - 1)].astype(np.int64)
+    both = first if codes.shape[1] == 1 else np.where(first < 0, -1, (first << 32) | np.maximum(second, 0))
+    return np.stack([first, both])
 
 
 def _published(segment: Segment) -> np.ndarray:

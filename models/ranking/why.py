@@ -42,7 +42,12 @@ _CARRIED_BY = np.array([_CARRIED.index(PARTS[source]) for source in TABLES])
 """Of each table the place of its part among those that items of the history carry."""
 _PARTS = tuple(dict.fromkeys(PARTS.values()))
 _PLACE = {part: place for place, part in enumerate(_PARTS)}
-_OF_GROUP = {**PARTS, "item": "popular", "sid": "model"}  # what is said of the user is the same for all candidates
+_OF_GROUP = {
+    **PARTS,
+    "item": "popular",
+    "sid": "model",
+    "model": "model",
+}  # what is said of the user is the same for all candidates
 _PART_OF_FEATURE = np.array([[_OF_GROUP.get(group_of(name)) == part for part in _PARTS] for name in FEATURES], float)
 """(F, parts)."""
 _SOURCE_BITS = 1 << np.arange(len(SOURCES))

@@ -18,7 +18,7 @@ Shapes: B requests, K beams, S codes of a level, C candidates of a request.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +26,7 @@ import torch
 
 from models.retrieval.csr import Index
 from models.retrieval.decoder import Prompt, check_model
-from models.retrieval.item_decoder import open_decoder
+from models.retrieval.item_decoder import ItemDecoder, open_decoder
 from models.retrieval.trie import DEAD, Allowed, Candidates, State, Trie, expand
 from plumline.errors import InputError
 
@@ -39,13 +39,15 @@ class Beams:
     """What one request got: codes (K', L) int64 and scores (K',) float32, K' ≤ width, best first (or as drawn).
 
     A score is the log-probability of the whole SID given the prompt. leaves, twins: (K',) int64, the leaf of each in
-    the index and in its delta, -1 for none; None: there is no such trie.
+    the index and in its delta, -1 for none; None: there is no such trie. state: (D,) from which the SID head names
+    every SID, of a model that reads one place an item; None of others.
     """
 
     codes: np.ndarray
     scores: np.ndarray
     leaves: np.ndarray | None = None
     twins: np.ndarray | None = None
+    state: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,7 @@ def beam_searches(
         return [[] for _ in searches]
     room = sum(search.width for search in searches) * (space.num_levels - 1)
     decoder = open_decoder(model, prompts, room, device)
+    states = decoder.hidden[:, 0] if isinstance(decoder, ItemDecoder) else [None] * len(prompts)
     walks = [_Walk(search, len(prompts), decoder.score_type, device) for search in searches]
     for level, (size, offset) in enumerate(zip(space.sizes, space.offsets, strict=True)):
         # 1. Log-probabilities of this level's codes after every beam, those of the searches side by side.
@@ -167,7 +170,7 @@ def beam_searches(
         # 3. Run the model on the new tokens.
         if level + 1 < space.num_levels:
             decoder.append(torch.cat(parents, dim=1), torch.cat(tokens, dim=1))
-    return [walk.beams() for walk in walks]
+    return [[replace(one, state=state) for one, state in zip(walk.beams(), states, strict=True)] for walk in walks]
 
 
 class _Walk:

@@ -281,11 +281,24 @@ class Retriever:
 
         A request to which an ask allows nothing gets nothing from it.
         """
+        return self.retrieve_with_states(requests, asks, k)[0]
+
+    def retrieve_with_states(
+        self, requests: Sequence[Request], asks: Sequence[Ask], k: int
+    ) -> tuple[list[list[list[Hit]]], list[torch.Tensor | None]]:
+        """`retrieve_each`, and of each request the state that `log_probabilities` goes on from; None where nothing was
+        searched, and of a model that names a SID token by token."""
         found = self._search(requests, asks)
-        return [
+        hits = [
             [self._hits(one, may, k) for one, may in zip(beams, ask.allowed, strict=True)]
             for ask, beams in zip(asks, found, strict=True)
         ]
+        states = [next((one.state for one in of if one.state is not None), None) for of in zip(*found, strict=True)]
+        return hits, states
+
+    def log_probabilities(self, state: torch.Tensor, codes: np.ndarray) -> np.ndarray:
+        """(n,) float32, of whole SIDs in a state of `retrieve_with_states`. codes: (n, L)."""
+        return np.asarray(self.model.log_probabilities(state, codes), dtype=np.float32)
 
     def beams(self, requests: Sequence[Request], width: int) -> list[Beams]:
         """The `width` best SIDs of each request."""

@@ -373,7 +373,7 @@ def _groups(model: Any, params: LoopParams) -> list[dict[str, Any]]:
     """Parameters by how they are trained: embeddings at a rate of their own, vectors (norms, biases) without decay."""
     ends = {id(layer.weight) for layer in (model.get_input_embeddings(), model.get_output_embeddings())}
     if isinstance(model, ItemModel):
-        ends |= {id(table.weight) for table in model.head.codes}
+        ends |= {id(table.weight) for table in model.modules() if isinstance(table, torch.nn.Embedding)}
     embeddings = [p for p in model.parameters() if id(p) in ends]
     matrices = [p for p in model.parameters() if p.ndim >= 2 and id(p) not in ends]
     vectors = [p for p in model.parameters() if p.ndim < 2 and id(p) not in ends]

@@ -21,6 +21,7 @@ from pydantic import Field
 from models.corpus.examples import Examples
 from models.corpus.item_examples import ItemExamples
 from models.language.model import check_vocabulary, load_language_model, save_language_model
+from models.language.places import HeadParams
 from models.language.words import Vocabulary
 from models.training.packing import PROGRESS, LoopParams, checkpoint_of
 from plumline.artifact import read_manifest
@@ -41,8 +42,8 @@ class SftParams(Params):
     """Learning rate of a daily increment; null takes the loop's."""
     loop: LoopParams = LoopParams()
     """The loop."""
-    head_intermediate: int = Field(default=384, ge=1)
-    """Width of the blocks of the SID head, with vocabulary.item_places."""
+    head: HeadParams = HeadParams()
+    """The SID head, with vocabulary.item_places."""
 
 
 def run(
@@ -63,7 +64,7 @@ def run(
         examples = ItemExamples.load(corpus / "sft.npz")
         chosen = examples.of_kinds("older", "replay")
         if weights.parent == cpt:
-            model = start_item_model(load_language_model(weights), words, params.head_intermediate, seed)
+            model = start_item_model(load_language_model(weights), words, params.head, seed)
         else:
             model = load_item_model(weights, words)
     else:

@@ -133,7 +133,7 @@ def test_no_candidate_no_row(shelf: Shelf) -> None:
 
 def test_every_feature_speaks_for_somebody() -> None:
     assert len(set(FEATURES)) == len(FEATURES)
-    assert {group_of(name) for name in FEATURES} == {*SOURCES, "item", "sid", "user"}
+    assert {group_of(name) for name in FEATURES} == {*SOURCES, "item", "sid", "model", "user"}
     assert group_of("fresh_next_score") == "fresh_next"
     assert group_of("fresh_beam_place") == "fresh_beam"
     assert group_of("own_rhythm") == "own"

@@ -45,6 +45,7 @@ def shelf() -> Shelf:
         extras=["i5"],
         base=np.array([0, 1, 2, 3, 4, -1]),
         delta=np.array([-1, -1, -1, -1, -1, 0]),
+        codes=np.full((NUM + 1, 2), -1, dtype=np.int32),
         prefixes=np.full((LEVELS, NUM + 1), -1, dtype=np.int64),
         published_ms=longer(memory.published_ms, -1),
         count=longer(memory.count, 0),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.ranking.shelf import DAY_MS, Shelf, prefixes_of
+from models.ranking.shelf import DAY_MS, Shelf, codes_array, prefixes_of
 from models.retrieval.live_index import Epoch
 from models.retrieval.retriever import Request
 from models.retrieval.rules import Rule, parse
@@ -71,7 +71,7 @@ def test_prefixes_number_first_codes_and_first_two(shelf: Shelf) -> None:
     assert both[0] == both[1] != both[2]
     assert (both[3], both[4]) == (0, -1)
     assert len({both[0], both[2], both[3], both[5]}) == 4
-    assert prefixes_of(["x"], {"x": (7,)}).tolist() == [[7], [7]]  # a SID of one level
+    assert prefixes_of(codes_array(["x"], {"x": (7,)})).tolist() == [[7], [7]]  # a SID of one level
 
 
 def test_a_delta_stands_beside_and_instead(shelf: Shelf, epoch: Epoch, end_ms: int, make_segment: Any) -> None:
