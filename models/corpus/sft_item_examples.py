@@ -110,9 +110,8 @@ class _WindowWriter:
         self._sizes += [np.ones(len(head), dtype=np.int64), sizes]
         rows = [self._rows_of(event) for event in window.asked.tolist()]
         counts = [len(some) for some in rows]
+        # Nothing is asked of no history: the first event of a user has no gap before it.
         gap = np.where(self.gaps[window.asked] > 0, stream.tokens[stream.starts[window.asked]], NO_QUESTION)
-        if window.asked[0] == start:  # the first of a user: nothing is asked of no history
-            gap[0] = NO_QUESTION
         self._source.append(np.repeat(len(head) - 1 + window.asked - start, counts))
         self._question.append(np.repeat(gap, counts))
         self._rows += rows

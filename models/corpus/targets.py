@@ -34,8 +34,8 @@ class Targets:
         self.days = self.events.timestamps // MS_PER_DAY
         # Event → the first event behind it that is of another day or user.
         self.begins_day = self.events.firsts | np.diff(self.days, prepend=-1).astype(bool)
-        borders = np.flatnonzero(self.begins_day)
-        self.day_stop = np.repeat(np.append(borders[1:], len(self.days)), np.diff(np.append(borders, len(self.days))))
+        borders = np.append(np.flatnonzero(self.begins_day), len(self.days))
+        self.day_stop = np.repeat(borders[1:], np.diff(borders))
         self.target_stop = self._target_stops(last_day)
         self.taught = self._ask_teacher(material) if params.taught_targets else {}
 

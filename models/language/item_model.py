@@ -127,6 +127,8 @@ class ItemModel(nn.Module):
         self.lm, self.head, self.prefixes, self.bag = lm, head, prefixes, Bag()
         self.sid_base, self.pad = sid_base, pad
         self.offsets = [sum(head.sizes[:level]) for level in range(len(head.sizes))]
+        if (unused := lm.get_output_embeddings()).weight is not lm.get_input_embeddings().weight:
+            unused.requires_grad_(False)  # it would get no gradient, which trainings of several processes wait for
 
     @property
     def config(self) -> Any:
@@ -188,8 +190,8 @@ class ItemModel(nn.Module):
         return total
 
     def anchored(self) -> dict[str, nn.Parameter]:
-        """Parameters that the language model has too, by their names there."""
-        return dict(self.lm.named_parameters())
+        """Trained parameters that the language model has too, by their names there."""
+        return {name: parameter for name, parameter in self.lm.named_parameters() if parameter.requires_grad}
 
 
 def start_item_model(lm: Any, vocabulary: Vocabulary, params: HeadParams, seed: int) -> ItemModel:
@@ -233,7 +235,8 @@ def load_item_model(
 ) -> ItemModel:
     """Read what `save_item_model` wrote, in evaluation mode. plain: without transformers, where that is possible.
 
-    Raises MissingArtifactError or CorruptArtifactError if a part is not there or does not fit.
+    Raises MissingArtifactError or CorruptArtifactError if a part is not there or does not fit, MixedReleaseError if the
+    vocabulary has SIDs of other levels.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file

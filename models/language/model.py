@@ -14,7 +14,6 @@ from pydantic import Field
 from models.language.pretrained import FAMILIES, Source, open_source
 from models.language.row_init import RowStart, read_codebooks, start_rows
 from models.language.words import Vocabulary
-from plumline.artifact import list_files
 from plumline.errors import CorruptArtifactError, InputError, MissingArtifactError, MixedReleaseError
 from plumline.settings import get_settings
 from plumline.stage import Params, hash_seed, num_cores
@@ -242,8 +241,10 @@ def load_language_model(
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    if not (folder / "config.json").is_file() or not any(p.suffix == ".safetensors" for p in list_files(folder)):
-        raise MissingArtifactError(f"{folder}: no config.json with .safetensors beside it; run the stage that trains")
+    if not (folder / "config.json").is_file() or not any(folder.glob("model*.safetensors")):
+        raise MissingArtifactError(
+            f"{folder}: no config.json with model.safetensors beside it; run the stage that trains"
+        )
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,

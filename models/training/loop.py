@@ -192,7 +192,7 @@ class _Loop:
         loss = ItemLoss(model) if isinstance(rows, ItemRows) else TargetLoss(model)
         self.module, self.optimizer = accelerator.prepare(loss, self.adam)
         self.rates = [group["lr"] for group in self.adam.param_groups]
-        self.parameters = dict(model.named_parameters())
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.average = Average(self.parameters, params.average_decay) if params.average_decay else None
         # a new head has nothing to be compared with
         self.anchored = model.anchored() if isinstance(rows, ItemRows) else self.parameters
@@ -206,7 +206,7 @@ class _Loop:
             self._hold()
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                if parameter is not self.parameters[name]:
+                if self.parameters.get(name, parameter) is not parameter:
                     parameter.copy_(whole(self.parameters[name]))
 
     def run(self, progress_path: Path, checkpoint: Checkpoint | None) -> None:
