@@ -2,7 +2,7 @@
 
 import datetime
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 
 from features.histories import read_queries
 from models.corpus.examples import Examples, ExamplesBuilder
+from plumline import artifact
 from plumline.artifact import write_json
 from plumline.schema import HISTORIES, ITEMS, QUERIES, conform
 from plumline.tables import write_parquet
@@ -150,6 +151,58 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         retired=retired,
         as_of=as_of,
     )
+
+
+@dataclass(frozen=True)
+class PlacesWorld(World):
+    """The same world with `vocabulary.item_places`: a vocabulary, weights, and what they were trained from."""
+
+    corpus: Path
+    cpt: Path
+
+
+@pytest.fixture(scope="session")
+def places_world(world: World, tmp_path_factory: pytest.TempPathFactory) -> PlacesWorld:
+    """A vocabulary, a corpus, an untrained CPT checkpoint and a few steps of fine-tuning, all sealed."""
+    from models.corpus.corpus import run as run_corpus
+    from models.corpus.material import CorpusParams
+    from models.language.model import LanguageParams
+    from models.language.vocabulary import VocabularyParams
+    from models.language.vocabulary import run as run_vocabulary
+    from models.training.cpt import CptParams
+    from models.training.cpt import run as run_cpt
+    from models.training.packing import LoopParams
+    from models.training.sft import SftParams
+    from models.training.sft import run as run_sft
+
+    folder = tmp_path_factory.mktemp("places")
+    found = PlacesWorld(
+        **{
+            **{field.name: getattr(world, field.name) for field in fields(World)},
+            **{name: folder / name for name in ("vocabulary", "corpus", "cpt", "sft")},
+        }
+    )
+    tables = {name: getattr(found, name) for name in ("catalog", "histories", "sids")}
+    with artifact.writing(found.vocabulary, stage="vocabulary", key="k") as out:
+        words = VocabularyParams(text_tokens=300, max_history=6, item_places=True)
+        run_vocabulary(words, **tables, base=None, out=out)
+    with artifact.writing(found.corpus, stage="corpus", key="k") as out:
+        taken = CorpusParams(max_tokens=64, recent_days=24, replay_share=0.5)
+        run_corpus(taken, **tables, vocabulary=found.vocabulary, as_of=found.as_of, seed=1, out=out)
+    loop = LoopParams(row_tokens=64, rows=2, accumulation=1, warmup_steps=2, learning_rate=3e-2, log_every=5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("PLUMLINE_THREADS", "1")
+        trained = {"corpus": found.corpus, "vocabulary": found.vocabulary}
+        with artifact.writing(found.cpt, stage="cpt", key="k") as out:
+            model = LanguageParams(hidden=16, layers=2, heads=2, kv_heads=1, intermediate=32, init_std=0.3)
+            told = CptParams(steps=0, model=model, loop=loop)
+            run_cpt(told, **trained, quantizer=found.quantizer, base=None, seed=1, out=out)
+        parents = {"cpt": artifact.read_manifest(found.cpt).digest}
+        with artifact.writing(found.sft, stage="sft", key="k", parents=parents) as out:
+            tuned = SftParams(steps=20, loop=loop, head_intermediate=24)
+            run_sft(tuned, **trained, cpt=found.cpt, base=None, seed=1, out=out)
+    return found
 
 
 @pytest.fixture(scope="session")

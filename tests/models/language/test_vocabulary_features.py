@@ -55,11 +55,13 @@ def test_without_features_nothing_is_said_of_them(world: Any, tmp_path: Path) ->
     [
         ({"history_features": ("price", "price")}, r"history_features is \['price', 'price'\]; name each feature once"),
         ({"context_features": ("title",), "template": ("history", "user")}, r"\['title'\], but template .* no context"),
+        ({"context_features": ("title",), "item_places": True}, r"context_features is \['title'\] with item_places"),
     ],
 )
 def test_features_that_cannot_be(world: Any, tmp_path: Path, params: dict[str, object], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=said) as caught:
         make(world, tmp_path / "out", **params)
+    assert "\n" not in str(caught.value)
 
 
 def test_features_of_another_name_are_refused(tmp_path: Path) -> None:
@@ -72,3 +74,30 @@ def test_features_of_another_name_are_refused(tmp_path: Path) -> None:
     recipe.write_text("vocabulary: {max_title_tokens: 0}")
     with pytest.raises(InputError, match=r"max_title_tokens: .*greater than or equal to 1 \(got 0\)"):
         load_params(recipe, "vocabulary", VocabularyParams)
+
+
+def test_places_are_kept_with_the_vocabulary(world: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = make(world, tmp_path / "told", item_places=True, history_features=("channel",))
+    plain = Vocabulary.load(world.vocabulary)
+    assert told.shape == replace(plain.shape, item_places=True, history_features=("channel",), max_title_tokens=12)
+    assert (told.size, told.sid_base) == (plain.size, plain.sid_base)  # no token is another one
+    # <bos> <history>, <user> and 24, 10 events
+    assert capsys.readouterr().err.endswith("; a prompt of 10 items takes at most 37 places\n")
+
+
+def test_an_older_vocabulary_has_no_places(world: Any, tmp_path: Path) -> None:
+    assert "item_places" not in read_json(world.vocabulary / "vocabulary.json")
+    assert Vocabulary.load(world.vocabulary).shape.item_places is False
+    raw = read_json(make(world, tmp_path / "told", item_places=True).folder / "vocabulary.json")
+    assert raw.pop("item_places") is True
+    write_json(tmp_path / "old" / "vocabulary.json", raw)
+    assert Vocabulary.load(tmp_path / "old").shape.item_places is False
+
+
+def test_an_adopted_vocabulary_keeps_its_places(world: Any, places_world: Any, tmp_path: Path) -> None:
+    """Whatever the recipe says by then."""
+    (tmp_path / "out").mkdir()
+    base = places_world.vocabulary.parent
+    inputs = {name: getattr(world, name) for name in ("catalog", "histories", "sids")}
+    run(VocabularyParams(item_places=False), **inputs, base=base, out=tmp_path / "out")
+    assert Vocabulary.load(tmp_path / "out").shape.item_places is True

@@ -95,3 +95,26 @@ def test_two_processes_are_one_with_twice_the_accumulation(root: Path, inputs: d
     odd = train(root, inputs, TWO, accumulation=3)
     assert odd.returncode == 2
     assert odd.stderr.splitlines()[-1].startswith("sft: sft.loop.accumulation 3 is no multiple of the 2 processes")
+
+
+def test_two_processes_are_one_for_places_too(
+    root: Path, places_world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With an output layer of its own, which nothing asks: processes wait for the gradient of all that is trained."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PLUMLINE_THREADS", "1")
+    inputs = {"corpus": places_world.corpus, "vocabulary": places_world.vocabulary}
+    with artifact.writing(tmp_path / "cpt", stage="cpt", key="k") as scratch:
+        told = CptParams(steps=0, model=MODEL.model_copy(update={"tied": False}), loop=LOOP)
+        run_cpt(told, **inputs, quantizer=None, base=None, seed=1, out=scratch)
+    inputs["cpt"] = tmp_path / "cpt"
+    for name, launcher in (("one", ["-m"]), ("two", TWO)):
+        done = train(root, inputs, launcher, row_tokens=64)
+        assert done.returncode == 0, done.stderr[-3000:]
+        shutil.move("artifacts/sft", name)
+    one, two = (json.loads((tmp_path / name / "loss.json").read_text()) for name in ("one", "two"))
+    assert [point["loss"] for point in one] == pytest.approx([point["loss"] for point in two], abs=1e-5)
+    assert one[-1]["loss"] < one[0]["loss"]
+    for part in ("model.safetensors", "sid_head.safetensors"):
+        first, second = (load_file(tmp_path / name / "weights" / part) for name in ("one", "two"))
+        assert max(float((first[name] - second[name]).abs().max()) for name in first) < 1e-5
