@@ -187,7 +187,10 @@ def plain_score(model: Any, prompt: Prompt, tokens: Sequence[int], device: torch
 
 def _plain_item_score(model: ItemModel, prompt: Places, tokens: Sequence[int], device: torch.device | str) -> float:
     table = model.get_input_embeddings().weight
-    places = torch.stack([table[torch.tensor(bag, device=device)].sum(0) for bag in prompt.bags()])
+    bags = [torch.tensor(bag, device=device) for bag in prompt.bags()]
+    places = torch.stack([table[bag].sum(0) for bag in bags])
+    if model.prefixes is not None:
+        places = places + torch.stack([model.prefixes(bag[None, None])[0, 0] for bag in bags])
     state = model.base_model(inputs_embeds=places[None], use_cache=False).last_hidden_state[0, -1]
     state = state if prompt.asked is None else state + table[prompt.asked]
     total = 0.0

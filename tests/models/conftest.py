@@ -167,6 +167,7 @@ def places_world(world: World, tmp_path_factory: pytest.TempPathFactory) -> Plac
     from models.corpus.corpus import run as run_corpus
     from models.corpus.material import CorpusParams
     from models.language.model import LanguageParams
+    from models.language.places import HeadParams
     from models.language.vocabulary import VocabularyParams
     from models.language.vocabulary import run as run_vocabulary
     from models.training.cpt import CptParams
@@ -200,7 +201,7 @@ def places_world(world: World, tmp_path_factory: pytest.TempPathFactory) -> Plac
             run_cpt(told, **trained, quantizer=found.quantizer, base=None, seed=1, out=out)
         parents = {"cpt": artifact.read_manifest(found.cpt).digest}
         with artifact.writing(found.sft, stage="sft", key="k", parents=parents) as out:
-            tuned = SftParams(steps=20, loop=loop, head_intermediate=24)
+            tuned = SftParams(steps=20, loop=loop, head=HeadParams(intermediate=24, prefix_rows=40))
             run_sft(tuned, **trained, cpt=found.cpt, base=None, seed=1, out=out)
     return found
 

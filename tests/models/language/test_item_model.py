@@ -11,13 +11,15 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from models.language.item_model import ItemModel, SidHead, load_item_model, save_item_model, start_item_model
-from models.language.places import render_places
+from models.language.places import HeadParams, render_places
 from models.language.plain import PlainModel
 from models.language.words import Vocabulary
 from models.retrieval.item_decoder import ItemDecoder
 from plumline.artifact import read_json, write_json
 from plumline.errors import CorruptArtifactError, MissingArtifactError, MixedReleaseError
 from plumline.sid import SidSpace
+
+HEAD = HeadParams(intermediate=20, prefix_rows=30)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,7 @@ def answers(model: ItemModel, words: Vocabulary) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("plain", [False, True])
 def test_saved_and_loaded_it_gives_the_same_numbers(words: Vocabulary, tmp_path: Path, plain: bool) -> None:
-    model = start_item_model(make_lm(words), words, intermediate=20, seed=3).eval()
+    model = start_item_model(make_lm(words), words, HEAD, seed=3).eval()
     expected = answers(model, words)
     save_item_model(model, tmp_path)
     again = load_item_model(tmp_path, words, plain=plain)
@@ -89,7 +91,7 @@ def test_saved_once_more_it_is_the_same_bytes(words: Vocabulary, weights: Path, 
 
 @pytest.mark.parametrize(("family", "tied"), [("llama", False), ("qwen3", True)])
 def test_plain_torch_gives_the_library_s_numbers(words: Vocabulary, tmp_path: Path, family: str, tied: bool) -> None:
-    save_item_model(start_item_model(make_lm(words, family, tied), words, intermediate=20, seed=3), tmp_path)
+    save_item_model(start_item_model(make_lm(words, family, tied), words, HEAD, seed=3), tmp_path)
     library, plain = (load_item_model(tmp_path, words, plain=plain) for plain in (False, True))
     assert isinstance(plain.lm, PlainModel)
     for ours, theirs in zip(answers(plain, words), answers(library, words), strict=True):
@@ -97,7 +99,7 @@ def test_plain_torch_gives_the_library_s_numbers(words: Vocabulary, tmp_path: Pa
 
 
 def test_what_is_not_plain_is_left_to_the_library(words: Vocabulary, tmp_path: Path) -> None:
-    save_item_model(start_item_model(make_lm(words, "gemma"), words, intermediate=20, seed=3), tmp_path)
+    save_item_model(start_item_model(make_lm(words, "gemma"), words, HEAD, seed=3), tmp_path)
     assert isinstance(load_item_model(tmp_path, words, plain=True).lm, PreTrainedModel)
 
 
@@ -113,7 +115,7 @@ def test_half_precision_is_of_the_head_too(words: Vocabulary, weights: Path) -> 
 
 def test_a_space_of_one_level_is_saved_too(words: Vocabulary, tmp_path: Path) -> None:
     one = replace(words, space=SidSpace((10,)))
-    model = start_item_model(make_lm(one), one, intermediate=20, seed=3).eval()
+    model = start_item_model(make_lm(one), one, HEAD, seed=3).eval()
     save_item_model(model, tmp_path)
     for ours, theirs in zip(answers(load_item_model(tmp_path, one), one), answers(model, one), strict=True):
         assert torch.equal(ours, theirs)
@@ -186,9 +188,9 @@ def test_levels_of_another_vocabulary_are_two_releases(words: Vocabulary, weight
 
 def test_a_new_head_follows_its_seed_alone(words: Vocabulary) -> None:
     torch.manual_seed(9)
-    one = start_item_model(make_lm(words), words, intermediate=20, seed=3)
+    one = start_item_model(make_lm(words), words, HEAD, seed=3)
     torch.manual_seed(10)
-    same, other = (start_item_model(make_lm(words), words, intermediate=20, seed=seed) for seed in (3, 4))
+    same, other = (start_item_model(make_lm(words), words, HEAD, seed=seed) for seed in (3, 4))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
     drawn = [name for name, p in one.head.named_parameters() if not torch.equal(p, other.head.get_parameter(name))]
     assert {name.split(".")[0] for name in drawn} == {"codes", "gates", "ups", "downs", "outputs"}
@@ -196,7 +198,7 @@ def test_a_new_head_follows_its_seed_alone(words: Vocabulary) -> None:
 
 
 def test_places_are_sums_and_padding_counts_nothing(words: Vocabulary) -> None:
-    model = start_item_model(make_lm(words), words, intermediate=20, seed=3)
+    model = start_item_model(make_lm(words), words, HEAD, seed=3)
     table, pad = model.get_input_embeddings().weight, model.pad
     with torch.no_grad():
         table[pad] = 5.0  # what stands there must not matter
@@ -230,7 +232,7 @@ def test_the_probabilities_of_all_sids_sum_to_one(sizes: tuple[int, ...]) -> Non
 
 
 def test_the_loss_is_the_log_probability_of_the_sids(words: Vocabulary) -> None:
-    model = start_item_model(make_lm(words), words, intermediate=20, seed=3).requires_grad_(False)
+    model = start_item_model(make_lm(words), words, HEAD, seed=3).requires_grad_(False)
     states, codes = torch.randn(5, 16), torch.tensor([[0, 0, 0], [3, 2, 2], [1, 0, 2], [3, 2, 1], [1, 0, 2]])
     expected = 0.0
     for state, sid in zip(states, codes, strict=True):
@@ -244,7 +246,7 @@ def test_the_loss_is_the_log_probability_of_the_sids(words: Vocabulary) -> None:
 def test_what_is_anchored_is_what_trains_of_the_language_model(words: Vocabulary) -> None:
     for tied in (True, False):
         lm = make_lm(words, tied=tied)
-        model = start_item_model(lm, words, intermediate=20, seed=3)
+        model = start_item_model(lm, words, HEAD, seed=3)
         anchored = model.anchored()
         assert all(anchored[name] is lm.get_parameter(name) for name in anchored)
         assert dict(lm.named_parameters()).keys() - anchored.keys() == (set() if tied else {"lm_head.weight"})

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from models.corpus.item_examples import NO_QUESTION, ItemExamples
-from models.language.item_model import ItemModel, SidHead
+from models.language.item_model import ItemModel, Prefixes, SidHead
 from models.training.dropout import blocks, dropout
 from models.training.item_batches import ItemRows
 from models.training.item_loss import ItemLoss
@@ -41,7 +41,9 @@ def make_model(seed: int = 0, **config: Any) -> ItemModel:
     )
     head = SidHead(LEVELS, hidden=16, intermediate=20)
     head.start(seed)
-    return ItemModel(lm, head, SID_BASE, PAD)
+    prefixes = Prefixes(LEVELS, 16, 10, SID_BASE)
+    torch.nn.init.normal_(prefixes.table.weight)
+    return ItemModel(lm, head, prefixes, SID_BASE, PAD)
 
 
 def make_examples(num_examples: int = 30, seed: int = 0, longest: int = 16, **codes: Any) -> ItemExamples:

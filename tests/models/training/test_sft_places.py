@@ -9,6 +9,7 @@ import torch
 from models.corpus.item_examples import ItemExamples
 from models.language.item_model import ItemModel, load_item_model, start_item_model
 from models.language.model import load_language_model
+from models.language.places import HeadParams
 from models.language.words import Vocabulary
 from models.training.packing import LoopParams
 from models.training.sft import SftParams, run
@@ -17,7 +18,7 @@ from plumline.artifact import list_files, read_json
 from plumline.errors import CorruptArtifactError, MissingArtifactError, MixedReleaseError
 
 LOOP = LoopParams(row_tokens=64, rows=2, accumulation=1, log_every=1)
-PARAMS = SftParams(steps=3, daily_steps=2, loop=LOOP, head_intermediate=24)
+PARAMS = SftParams(steps=3, daily_steps=2, loop=LOOP, head=HeadParams(intermediate=24, prefix_rows=40))
 STILL = PARAMS.model_copy(update={"daily_learning_rate": 1e-9})
 """A daily increment that moves nothing far."""
 
@@ -71,7 +72,7 @@ def test_first_run(inputs: dict[str, Path], tmp_path: Path) -> None:
     assert 0 < metrics["examples"] == len(examples.of_kinds("older", "replay")) < examples.num_examples
     assert metrics["target_tokens"] % 3 == 0
     words = Vocabulary.load(inputs["vocabulary"])
-    new = weights(start_item_model(load_language_model(inputs["cpt"] / "weights"), words, 24, seed=1))
+    new = weights(start_item_model(load_language_model(inputs["cpt"] / "weights"), words, PARAMS.head, seed=1))
     assert not any(close(load(inputs, tmp_path / "out"), new, "head.outputs"))
     assert (tmp_path / "artifacts" / "progress" / "sft.jsonl").is_file()
 
@@ -93,7 +94,9 @@ def test_a_daily_increment_from_the_checkpoint_draws_the_head_anew(
     run(params, **inputs, base=base, seed=2, out=tmp_path / "out")
     assert read_json(tmp_path / "out" / "metrics.json")["start"] == "cpt"
     words = Vocabulary.load(inputs["vocabulary"])
-    new = weights(start_item_model(load_language_model(inputs["cpt"] / "weights"), words, 20, seed=2))
+    new = weights(
+        start_item_model(load_language_model(inputs["cpt"] / "weights"), words, HeadParams(intermediate=20), seed=2)
+    )
     assert all(close(load(inputs, tmp_path / "out"), new, ""))
 
 
