@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.language.item_model import ItemModel, load_item_model
+from models.language.item_model import ItemModel, SidHead, load_item_model
 from models.language.places import Places, render_places
 from models.language.words import Vocabulary
 from models.retrieval.beam import Choice, Search, beam_search, beam_searches
@@ -19,6 +19,7 @@ from models.retrieval.free_search import best_tokens, draw_tokens
 from models.retrieval.item_decoder import ItemDecoder, open_decoder
 from models.retrieval.trie import Trie
 from plumline.errors import InputError, PlumlineError
+from plumline.sid import SidSpace
 
 HOUR = 3_600_000
 
@@ -176,6 +177,25 @@ def test_a_search_of_all_beams_is_the_exact_ranking(model: ItemModel, prompts: l
             score_all(model, prompt, np.array(sorted(exact)), chunk=3, **about), [exact[s] for s in sorted(exact)]
         )
     assert len(orders) == len(prompts)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 1000])
+@pytest.mark.parametrize("sizes", [(10,), (4, 6), (2, 3, 2, 3)])
+def test_trees_of_any_depth_are_scored_exactly(
+    model: ItemModel, prompts: list[Places], sizes: tuple[int, ...], chunk: int
+) -> None:
+    head, space = SidHead(sizes, hidden=16, intermediate=8), SidSpace(sizes)
+    head.start(2)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.mul_(10)
+    other = ItemModel(model.lm, head.double(), model.sid_base, model.pad).eval()
+    codes = np.array([*np.ndindex(*sizes)])[::2]
+    about = {"space": space, "sid_base": model.sid_base, "device": "cpu"}
+    found = score_all(other, prompts[2], codes, chunk=chunk, **about)
+    tokens = space.token_ids(codes, model.sid_base).tolist()
+    np.testing.assert_allclose(found, [plain_score(other, prompts[2], sid, "cpu") for sid in tokens])
+    assert found.std() > 0.1
 
 
 def test_a_batch_is_searched_as_each_alone_and_searches_side_by_side(
