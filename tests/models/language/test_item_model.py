@@ -1,5 +1,6 @@
 """The model of places and its SID head: what it computes, and that it is the same from the disk, or in plain torch."""
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -86,7 +87,7 @@ def test_saved_once_more_it_is_the_same_bytes(words: Vocabulary, weights: Path, 
     names = {path.name for path in weights.iterdir()}
     assert names == {path.name for path in (tmp_path / "again").iterdir()}
     assert all((weights / name).read_bytes() == (tmp_path / "again" / name).read_bytes() for name in names)
-    assert read_json(weights / "sid_head.json") == {"sizes": [4, 3, 3], "intermediate": 24}
+    assert read_json(weights / "sid_head.json") == {"sizes": [4, 3, 3], "intermediate": 24, "prefix_rows": 12}
 
 
 @pytest.mark.parametrize(("family", "tied"), [("llama", False), ("qwen3", True)])
@@ -149,8 +150,9 @@ def test_weights_of_the_other_form_have_no_head(places_world: Any, words: Vocabu
         {"sizes": 4, "intermediate": 24},
         {"sizes": [4, 3, 3], "intermediate": None},
         {"sizes": [4, 3, 3], "intermediate": 25},
-        {"sizes": [4, 3], "intermediate": 24},
-        {"sizes": [4, 3, 5], "intermediate": 24},
+        {"sizes": [4, 3, 3], "intermediate": 24, "prefix_rows": 0},
+        {"sizes": [4, 3, 3], "intermediate": 24, "prefix_rows": 11},
+        {"sizes": [4, 3, 3], "intermediate": 24, "prefix_rows": 12, "more": 1},
     ],
 )
 def test_a_head_that_does_not_fit_its_weights_is_refused(words: Vocabulary, weights: Path, about: Any) -> None:
@@ -163,9 +165,9 @@ def test_a_head_that_does_not_fit_its_weights_is_refused(words: Vocabulary, weig
 def test_damaged_files_are_refused(words: Vocabulary, weights: Path) -> None:
     head = load_file(weights / "sid_head.safetensors")
     save_file(
-        {name: value for name, value in head.items() if name != "norms.1.weight"}, weights / "sid_head.safetensors"
+        {name: value for name, value in head.items() if name != "head.norms.1.weight"}, weights / "sid_head.safetensors"
     )
-    with pytest.raises(CorruptArtifactError, match=r"norms\.1\.weight"):
+    with pytest.raises(CorruptArtifactError, match=r"head\.norms\.1\.weight"):
         load_item_model(weights, words)
     (weights / "sid_head.safetensors").write_bytes(b"no weights")
     with pytest.raises(CorruptArtifactError) as caught:
@@ -177,10 +179,10 @@ def test_damaged_files_are_refused(words: Vocabulary, weights: Path) -> None:
 
 
 def test_levels_of_another_vocabulary_are_two_releases(words: Vocabulary, weights: Path) -> None:
-    other = replace(words, space=SidSpace((4, 3, 2)))
-    with pytest.raises(MixedReleaseError, match=r"\(4, 3, 3\).*\(4, 3, 2\)") as caught:
-        load_item_model(weights, other)
-    one_line(caught)
+    for sizes in ((4, 3, 2), (4, 3)):
+        with pytest.raises(MixedReleaseError, match=rf"\(4, 3, 3\).*{re.escape(str(sizes))}") as caught:
+            load_item_model(weights, replace(words, space=SidSpace(sizes)))
+        one_line(caught)
 
 
 # --- what it computes ---

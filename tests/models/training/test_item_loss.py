@@ -89,6 +89,8 @@ def plain_loss(model: ItemModel, examples: ItemExamples, member: int) -> float:
     total = 0.0
     with torch.inference_mode():
         bags = torch.stack([table[bag].sum(0) for bag in tokens])
+        assert model.prefixes is not None
+        bags += torch.stack([model.prefixes(bag[None, None])[0, 0] for bag in tokens])
         hidden = model.base_model(inputs_embeds=bags[None], use_cache=False).last_hidden_state[0]
         for n in range(*examples.target_offsets[member : member + 2].tolist()):
             state = hidden[examples.source[n]]
@@ -213,7 +215,8 @@ def test_embeddings_and_codes_have_a_rate_of_their_own(tmp_path: Path) -> None:
     model, _ = run(tmp_path, params=LOOP.model_copy(update={"embedding_rate": 1e-8}))
     before, after = weights(make_model()), weights(model)
     stayed = {name for name in after if torch.allclose(before[name], after[name], atol=1e-6)}
-    assert stayed == {name for name in after if "embed_tokens" in name or "lm_head" in name or "head.codes" in name}
+    tables = ("embed_tokens", "lm_head", "head.codes", "prefixes")
+    assert stayed == {name for name in after if any(table in name for table in tables)}
 
 
 def test_a_loss_that_is_no_number_stops_with_step_and_examples(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_a_daily_increment_goes_on_with_the_head(inputs: dict[str, Path], base: 
 def test_a_daily_increment_from_the_checkpoint_draws_the_head_anew(
     inputs: dict[str, Path], base: Path, tmp_path: Path
 ) -> None:
-    params = STILL.model_copy(update={"start": "cpt", "head_intermediate": 20})
+    params = STILL.model_copy(update={"start": "cpt", "head": HeadParams(intermediate=20)})
     run(params, **inputs, base=base, seed=2, out=tmp_path / "out")
     assert read_json(tmp_path / "out" / "metrics.json")["start"] == "cpt"
     words = Vocabulary.load(inputs["vocabulary"])
