@@ -190,8 +190,8 @@ def fetch_package(cache: Path) -> None:
 
 
 def write_recipe(folder: Path, quick: bool) -> Path:
-    """cpu_tiny, with the vocabulary of SmolLM2 trimmed to the catalogue."""
-    sections = read_recipe(ROOT / "recipes" / "cpu_tiny.yaml")
+    """cpu_tiny_tokens, with the vocabulary of SmolLM2 trimmed to the catalogue."""
+    sections = read_recipe(ROOT / "recipes" / "cpu_tiny_tokens.yaml")
     sections["vocabulary"] = {**(sections["vocabulary"] or {}), "text_model": "smollm", "trim_text": True}
     if quick:
         sections["quantizer"] = {**sections["quantizer"], "steps": 60, "warmup_steps": 20}

@@ -286,7 +286,7 @@ def main() -> None:
     """Run what is missing, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT / "examples/online_retail", help="items and events (parquet)")
-    parser.add_argument("--recipe", type=Path, default=ROOT / "recipes/cpu_tiny.yaml")
+    parser.add_argument("--recipe", type=Path, default=ROOT / "recipes/cpu_tiny_tokens.yaml")
     parser.add_argument("--days", type=int, default=14, help="increments, on consecutive days that have events")
     parser.add_argument("--seeds", type=int, default=1, help="how often all of it, from 17 on")
     parser.add_argument("--users", type=int, default=80, help="users of a day that are asked at most")

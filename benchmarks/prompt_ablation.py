@@ -7,9 +7,9 @@ Every variant is a change of the recipe (VARIANTS); `as it is` is the recipe. Wh
 A variant's vocabulary, corpus, continued pre-training, fine-tuning and ranker are made anew, the stages before them
 once. Asked are the users of the days after --as-of, item level, full ranking over live items, seen items masked and
 not. Of each variant: recall@10 of the model's beams alone and of what is served, less those of the variant beside it
-(`as it is`, but for `channels`) with the same seed, ± the standard error of the difference, paired by user (over seeds:
-of their mean); model_gain (served less the same ranker without the model); and what it costs: tokens of a prompt
-(mean), seconds of training at the same number of steps.
+(`as it is`, or one that differs in this thing alone) with the same seed, ± the standard error of the difference, paired
+by user (over seeds: of their mean); model_gain (served less the same ranker without the model); and what it costs:
+places or tokens of a prompt (mean), seconds of training.
 
 --json: a row a variant and seed; rows that it holds are not run again. --cache keeps the homes. --quick: one seed, few
 steps, 200 user-days (minutes): does it run?
@@ -59,31 +59,46 @@ class Variant:
     beside: str = PLAIN
 
 
-LONG_ROWS: Changes = {
-    "corpus": {"max_tokens": 1024},
-    "cpt": {"loop": {"row_tokens": 1024}},
-    "sft": {"loop": {"row_tokens": 1024}},
+SPELLED_OUT: Changes = {
+    "vocabulary": {"item_places": False},
+    "corpus": {"day_targets": 8, "taught_targets": 2},
+    "cpt": {"model": {"layers": 4}},
+    "sft": {"steps": 2000, "loop": {"dropout": 0.0}},
 }
+"""SIDs token by token, as `recipes/cpu_tiny_tokens.yaml` has it: about the same minutes."""
+
+
+def spelled_out(**changes: Mapping[str, Any]) -> Changes:
+    """`SPELLED_OUT`, and more changes of its sections."""
+    sections = dict.fromkeys([*SPELLED_OUT, *changes])
+    return {section: {**SPELLED_OUT.get(section, {}), **changes.get(section, {})} for section in sections}
+
 
 VARIANTS: dict[str, Variant] = {
     PLAIN: Variant({}),
     "no user": Variant({"vocabulary": {"template": ["history", "context"]}}),
-    "no context": Variant({"vocabulary": {"template": ["history", "user"]}}),
     "history of 25": Variant({"vocabulary": {"max_history": 25}}),
+    "history of 100": Variant({"vocabulary": {"max_history": 100}}),
     "one gap": Variant({"vocabulary": {"num_gaps": 1}}),
+    "channels": Variant({"vocabulary": {"history_features": ["channel"]}}, ("items", "channel")),
     "watch ratios": Variant({"vocabulary": {"history_features": ["watch_ratio"]}}, ("events", "watch_ratio")),
     "watch times": Variant({"vocabulary": {"history_features": ["watch_time_s"]}}, ("events", "watch_time_s")),
     "quantities": Variant({"vocabulary": {"history_features": ["quantity"]}}, ("events", "quantity")),
     "prices": Variant({"vocabulary": {"history_features": ["price"]}}, ("events", "price")),
-    "context title": Variant({"vocabulary": {"context_features": ["title"]}}, ("items", "title")),
-    "context channel": Variant({"vocabulary": {"context_features": ["channel"]}}, ("items", "channel")),
-    "horizon 3 days": Variant({"corpus": {"target_days": 3}}),
-    "horizon 7 days": Variant({"corpus": {"target_days": 7}}),
-    "nothing taught": Variant({"corpus": {"taught_targets": 0}}),
-    # A channel may be 8 tokens: 50 events with one do not fit rows of 512, and longer rows are twice the training.
-    "long rows": Variant(LONG_ROWS, ("items", "channel")),
-    "channels": Variant(
-        {**LONG_ROWS, "vocabulary": {"history_features": ["channel"]}}, ("items", "channel"), beside="long rows"
+    "a day's items": Variant({"corpus": {"day_targets": 8}}),
+    "horizon 3 days": Variant({"corpus": {"day_targets": 8, "target_days": 3}}, beside="a day's items"),
+    "taught": Variant({"corpus": {"taught_targets": 2}}),
+    "no pairs": Variant({"sft": {"head": {"prefix_rows": 0}}}),
+    "spelled out": Variant(SPELLED_OUT),
+    "spelled out, no context": Variant(spelled_out(vocabulary={"template": ["history", "user"]}), beside="spelled out"),
+    "spelled out, context title": Variant(
+        spelled_out(vocabulary={"context_features": ["title"]}), ("items", "title"), beside="spelled out"
+    ),
+    "spelled out, prices": Variant(
+        spelled_out(vocabulary={"history_features": ["price"]}), ("events", "price"), beside="spelled out"
+    ),
+    "spelled out, watch ratios": Variant(
+        spelled_out(vocabulary={"history_features": ["watch_ratio"]}), ("events", "watch_ratio"), beside="spelled out"
     ),
 }
 
@@ -162,13 +177,13 @@ def run(arguments: argparse.Namespace, folder: Path, name: str, seed: int) -> di
 
 
 def mean_prompt(home: Home, ranked: Ranked) -> float:
-    """Tokens of a prompt, mean over the held-out requests."""
+    """Places or tokens of a prompt, mean over the held-out requests."""
     parts = {name: home.artifact(name) for name in ("vocabulary", "sids", "index", "catalog")}
     weights = home.artifact("sft") / "weights"
     retriever = Retriever.load(weights=weights, device="cpu", **parts)  # type: ignore[arg-type]
     profiles = read_profiles(Catalog.load(home.artifact("catalog")))
     queries = ranked.tasks["not_masked"].queries
-    lengths = [len(retriever.prompt(one.request(profiles.get(one.user_id, {}))).token_ids) for one in queries]
+    lengths = [len(retriever.prompt(one.request(profiles.get(one.user_id, {}))).read) for one in queries]
     return float(np.mean(lengths))
 
 
@@ -177,7 +192,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for protocol in PROTOCOLS:
         yield f"{protocol.replace('_', ' ')}: recall@10; − is the variant beside it, same seed, paired by user"
         titles = ("model", "model −", "served", "served −", "model gain")
-        yield f"{'':18s}{'seeds':>6s}{'tokens':>8s}{'cpt+sft':>9s}" + "".join(f"{title:>20s}" for title in titles)
+        yield f"{'':26s}{'seeds':>6s}{'tokens':>8s}{'cpt+sft':>9s}" + "".join(f"{title:>20s}" for title in titles)
         for name in dict.fromkeys(row["variant"] for row in rows):
             own = [row for row in rows if row["variant"] == name]
             told = [row for row in own if "minus" in row]
@@ -188,7 +203,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             cells.append(pooled([row["model_gain"][protocol] for row in own]))
             tokens = np.mean([row["prompt_tokens"] for row in own])
             trained = np.mean([row["seconds"]["cpt"] + row["seconds"]["sft"] for row in own])
-            yield f"{name:18s}{len(own):6d}{tokens:8.1f}{trained:8.0f}s" + "".join(f"{cell:>20s}" for cell in cells)
+            yield f"{name:26s}{len(own):6d}{tokens:8.1f}{trained:8.0f}s" + "".join(f"{cell:>20s}" for cell in cells)
         yield ""
 
 

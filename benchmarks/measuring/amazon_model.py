@@ -66,9 +66,9 @@ class AmazonParams:
     average_decay: float = 0.999
     num_taught: int = 1
     max_history: int = 50
-    max_passes: int = 40
+    max_passes: int = 120
     minilm: bool = True
-    item_places: bool = False
+    item_places: bool = True
     head: HeadParams = field(default_factory=HeadParams)
     teacher: TeacherParams = field(default_factory=lambda: TeacherParams(sharpness=2.0))
 

@@ -29,13 +29,21 @@ def known(value):
     return None if math.isnan(value) else value
 
 
-def test_held_out_requests_are_the_same_tokens_through_http_as_in_scores(new_company):
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"item_places": True},
+        {"item_places": False, "context_features": ["title"], "max_title_tokens": 6},
+    ],
+    ids=["places", "tokens"],
+)
+def test_held_out_requests_are_the_same_tokens_through_http_as_in_scores(new_company, told):
     from features.catalog import Catalog
 
     company = new_company
     recipe = company.home / "recipes" / "tiny.yaml"
     sections = yaml.safe_load(recipe.read_text())
-    sections["vocabulary"] |= {"history_features": list(NUMBERS), "context_features": ["title"], "max_title_tokens": 6}
+    sections["vocabulary"] |= {"history_features": list(NUMBERS), **told}
     recipe.write_text(yaml.safe_dump(sections))
     company.run("bootstrap", "--as-of", "2024-01-12")
     artifacts = company.home / "artifacts"
