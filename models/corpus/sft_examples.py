@@ -88,7 +88,7 @@ class _TreeWriter:
         needed = (
             2 * self._frame(self.words.shape.max_profile_tokens)
             + self.longest * most_event_tokens(self.words)
-            + (params.day_targets + params.taught_targets) * self.levels
+            + (max(params.day_targets, 1) + params.taught_targets) * self.levels
         )
         if params.max_tokens < needed:
             raise InputError(

@@ -8,6 +8,7 @@ Shapes: N items of the memory, E items that only the index has, M = N + E.
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -37,9 +38,8 @@ class Shelf:
     """extras: ids of the items N … M-1. base, delta: (M,) int64 position of each item in the segments, -1 for none.
 
     codes: (M, L) int32, SID of each item, -1 without one. prefixes: (2, M) int64, number of the first code and of the
-    first two, -1 without a SID. published_ms: (M,) int64,
-    -1 unknown. count, recent, week, month, price: (M,) as in the memory, of extras 0 and NaN. order: (M,) int64, all
-    numbers, those of the most recent events first, ties by number.
+    first two, -1 without a SID. published_ms: (M,) int64, -1 unknown. count, recent, week, month, price: (M,) as in the
+    memory, of extras 0 and NaN. order: (M,) int64, all numbers, those of the most recent events first, ties by number.
     """
 
     memory: Memory
@@ -203,7 +203,8 @@ class Shelf:
 
 def codes_array(item_ids: Sequence[str], codes_of: Mapping[str, tuple[int, ...]]) -> np.ndarray:
     """(n, L) int32: SID of each item, -1 without one."""
-    levels = len(next(iter(codes_of.values()), (0,) * LEVELS))
+    maps = codes_of.maps if isinstance(codes_of, ChainMap) else [codes_of]  # of a ChainMap, `iter` lists every item
+    levels = next((len(codes) for one in maps for codes in one.values()), LEVELS)
     nothing = (-1,) * levels
     return np.array([codes_of.get(item, nothing) for item in item_ids], dtype=np.int32).reshape(-1, levels)
 

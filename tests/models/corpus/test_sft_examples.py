@@ -139,6 +139,15 @@ def test_what_is_no_target_still_stands_in_the_history(words: Vocabulary) -> Non
     assert num_worthless > num_targets
 
 
+def test_one_target_needs_as_much_room_as_the_next_event_alone(words: Vocabulary) -> None:
+    material, needs = make_material(words, np.array([8])), []
+    for day_targets in (0, 1, 2):
+        with pytest.raises(InputError, match=r"give \d+, or lower") as caught:
+            make(material, max_tokens=16, day_targets=day_targets)
+        needs.append(int(str(caught.value).split("give ")[1].split(",")[0]))
+    assert needs == [needs[1], needs[1], needs[1] + 3]
+
+
 def test_users_without_a_target_cost_nothing(words: Vocabulary) -> None:
     material = make_material(words, np.array([20, 20, 1]), BANDS)
     material.events.rewards[:20] = 0.0
@@ -222,6 +231,55 @@ def test_no_teacher_changes_nothing(words: Vocabulary) -> None:
     material = make_material(words, np.array([8, 9, 10]))
     one, other = make(material, taught_targets=0), make(material)
     assert (one.tokens == other.tokens).all()
+
+
+def branches_of(words: Vocabulary, material: Material, examples: Examples) -> list[tuple[int, list[int]]]:
+    """(event, rows of its targets) of every branch of the only user, who takes every item once: of the event after the
+    newest one of its history, or of the first."""
+    rows, found = material.events.rows.tolist(), []
+    assert len(set(rows)) == len(rows)
+    for begin, end in zip(examples.offsets[:-1], examples.offsets[1:], strict=True):
+        tokens, span = examples.tokens[begin:end], examples.span[begin:end]
+        for place in np.flatnonzero(tokens == words.control["<next>"]):
+            path = tokens[[k for k in range(place + 1) if place < k + span[k]]]
+            history = items_of(words, path[path >= words.sid_base])
+            told = items_of(words, tokens[place + 1 : place + span[place]]).tolist()
+            found.append((rows.index(history[-1]) + 1 if len(history) else 0, told))
+    return sorted(found)
+
+
+@pytest.mark.parametrize("rewards", [None, np.array([0.0, 1.0, 1.0])])
+@pytest.mark.parametrize("target_days", [1, 2])
+def test_without_targets_of_a_day_a_branch_has_the_next_event_alone(
+    words: Vocabulary, rewards: np.ndarray | None, target_days: int
+) -> None:
+    """And where that was not drawn there is no branch, whatever else the day holds."""
+    material = make_material(words, np.array([36]), rewards, per_day=2)
+    told = {"day_targets": 0, "target_days": target_days, "trunk_loss": False}
+    found = branches_of(words, material, make(material, **told))
+    rows = material.events.rows.tolist()
+    wanted = [event for event in range(0, 36, 2) if rewards is None or rewards[rows[event] % 3]]
+    assert found == [(event, [rows[event]]) for event in wanted]
+    assert len(wanted) == (18 if rewards is None else 12)
+    within = branches_of(words, material, make(material, **told, session_branches=3))
+    assert [one for one in within if one[0] % 2 == 0] == found
+    assert len(within) > len(found)
+    assert all(told == [rows[event]] for event, told in within)
+    if rewards is not None:
+        assert {rewards[row % 3] for _, told in within for row in told} == {1.0}
+
+
+def test_without_targets_of_a_day_the_teacher_s_stand_beside_the_next_event(words: Vocabulary) -> None:
+    material = make_material(words, np.array([30]), np.array([0.0, 1.0, 1.0]), per_day=2)
+    material = replace(material, texts={"title": {row: f"thing {row % 4}" for row in range(36)}})
+    plain, taught = (
+        branches_of(words, material, make(material, day_targets=0, taught_targets=number, trunk_loss=False))
+        for number in (0, 2)
+    )
+    assert [event for event, _ in taught] == [event for event, _ in plain]
+    assert [told[:1] for _, told in taught] == [told for _, told in plain]
+    assert {len(told) for _, told in taught} >= {3}
+    assert max(len(told) for _, told in taught) == 3
 
 
 @pytest.mark.parametrize("target_days", [1, 2, 3])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,56 @@ def test_prefixes_number_first_codes_and_first_two(shelf: Shelf) -> None:
     assert (both[3], both[4]) == (0, -1)
     assert len({both[0], both[2], both[3], both[5]}) == 4
     assert prefixes_of(codes_array(["x"], {"x": (7,)})).tolist() == [[7], [7]]  # a SID of one level
+
+
+def test_codes_are_the_sids_of_memory_and_extras(shelf: Shelf, make_memory: Any, epoch: Epoch) -> None:
+    assert shelf.codes.tolist() == [[1, 2, 3], [1, 2, 0], [1, 3, 0], [0, 0, 0], [-1] * 3, [2, 2, 2]]
+    assert shelf.codes.dtype == np.int32
+    alone = Shelf.counted(make_memory(IDS), np.full(5, -1), CODES)
+    assert alone.codes.tolist() == shelf.codes[:5].tolist()
+    others = Shelf.of(make_memory(["nobody"]), epoch.base, CODES)  # all that have a SID are the index's alone
+    assert [tuple(others.codes[others.number_of(item)]) for item in "abcz"] == [CODES[item] for item in "abcz"]
+    assert others.codes[0].tolist() == [-1] * 3
+
+
+def test_codes_of_a_delta_stand_beside_and_instead(shelf: Shelf, epoch: Epoch, end_ms: int, make_segment: Any) -> None:
+    after, codes_of = newer(epoch, end_ms, make_segment)
+    longer = shelf.with_delta(after.delta, codes_of)
+    wanted = {**CODES, "b": (2, 0, 1), "new": (3, 3, 3), "odd": (3, 0, 0), "e": (-1, -1, -1)}
+    assert {longer.item_id(number): tuple(codes) for number, codes in enumerate(longer.codes.tolist())} == wanted
+    assert shelf.codes[1].tolist() == [1, 2, 0]  # as it was
+    only_new = make_segment({"e": {"codes": (3, 1, 1), "published_ms": None}})
+    known = shelf.with_delta(only_new, {**CODES, "e": (3, 1, 1)})  # the first SID of an item that the memory knows
+    assert known.codes[4].tolist() == [3, 1, 1]
+    assert known.prefixes[:, 4].tolist() == [3, (3 << 32) | 1]
+    assert known.codes[[0, 1, 2, 3, 5]].tolist() == shelf.codes[[0, 1, 2, 3, 5]].tolist()
+
+
+@pytest.mark.parametrize("items", [["a"], ["new"], ["a", "new"]])
+def test_codes_where_no_item_had_a_sid(make_memory: Any, make_segment: Any, items: list[str]) -> None:
+    bare = Shelf.counted(make_memory(IDS), np.full(5, -1), {})
+    assert (bare.codes == -1).all()
+    assert (bare.prefixes == -1).all()
+    codes_of = {item: (3, 2, place) for place, item in enumerate(items)}
+    delta = make_segment({item: {"codes": codes, "published_ms": None} for item, codes in codes_of.items()})
+    shelf = bare.with_delta(delta, codes_of)
+    found = {shelf.item_id(number): tuple(codes) for number, codes in enumerate(shelf.codes.tolist())}
+    assert found == {item: codes_of.get(item, (-1, -1, -1)) for item in [*IDS, *codes_of]}
+    numbers = [shelf.number_of(item) for item in codes_of]
+    assert shelf.prefixes[:, numbers].tolist() == [[3] * len(items), [(3 << 32) | 2] * len(items)]
+
+
+class Catalogue(dict[str, tuple[int, ...]]):
+    """A million items: to list them takes half a second."""
+
+    def __iter__(self) -> Any:
+        raise AssertionError("all items were listed")
+
+
+def test_new_items_do_not_list_the_catalogue() -> None:
+    whole = Catalogue(CODES)
+    for new, first in (({"n": (3, 3, 3)}, [3, 3, 3]), ({}, [-1] * 3)):
+        assert codes_array(["n", "z", "e"], ChainMap(new, whole)).tolist() == [first, [2, 2, 2], [-1] * 3]
 
 
 def test_a_delta_stands_beside_and_instead(shelf: Shelf, epoch: Epoch, end_ms: int, make_segment: Any) -> None:
