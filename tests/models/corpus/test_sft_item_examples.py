@@ -153,10 +153,12 @@ def targets_of(material: Material, params: CorpusParams = PARAMS) -> Targets:
 
 
 def items_after(targets: Targets, event: int) -> list[int]:
-    """Rows of the item that comes at an event, or of the items of the days that begin there, each once."""
-    stop = int(targets.target_stop[event]) if targets.begins_day[event] else event + 1
+    """Rows of the item that comes at an event, or of the items of the days that begin there, each once; and what the
+    teacher adds."""
+    days = targets.begins_day[event] and targets.params.day_targets
+    stop = int(targets.target_stop[event]) if days else event + 1
     rows: list[int] = targets.events.rows[event:stop].tolist()
-    return list(dict.fromkeys(rows))
+    return [*dict.fromkeys(rows), *(targets.taught[event].tolist() if event in targets.taught else [])]
 
 
 COUNTS = [23, 1, 9, 40, 2, 7, 14]
@@ -247,6 +249,32 @@ def test_the_teacher_adds_targets(words: Vocabulary) -> None:
     before, after = (Counter(row for one in some for row in one.rows) for some in (plain, taught))
     assert not before - after
     assert 0 < (after - before).total() <= 2 * len(plain)
+
+
+@pytest.mark.parametrize("taught_targets", [0, 2])
+@pytest.mark.parametrize("rewards", [[1.0], [1.0, 0.0, 0.0]])
+def test_without_targets_of_a_day_its_beginning_asks_for_the_next_event_alone(
+    words: Vocabulary, rewards: list[float], taught_targets: int
+) -> None:
+    """And for nothing where that event was not drawn; what the teacher adds stays."""
+    material = make_material(words, COUNTS, rewards)
+    told = {"day_targets": 0, "taught_targets": taught_targets}
+    examples, params = make(material, **told), PARAMS.model_copy(update=told)
+    asked, targets = asked_of(examples), targets_of(material, params)
+    drawn = np.resize(np.array(rewards) > 0, sum(COUNTS))
+    expected = {event: [int(material.events.rows[event])] for event in np.flatnonzero(drawn).tolist()}
+    for event, rows in targets.taught.items():
+        expected[event] = expected.get(event, []) + rows.tolist()
+    found = dict.fromkeys(expected, 0)
+    for event, one in zip(find_events(material, asked, params), asked, strict=True):
+        assert list(one.rows) == expected[event]
+        found[event] += one.example not in examples.of_kinds("recent")
+    assert set(found.values()) == {1}
+    begins = np.flatnonzero(targets.begins_day)
+    assert bool(targets.taught) == bool(taught_targets)
+    assert (set(begins.tolist()) <= found.keys()) == (len(rewards) == 1)
+    silent = [event for event in targets.taught if not drawn[event]]
+    assert bool(silent) == bool(taught_targets and len(rewards) > 1)
 
 
 def test_equal_seeds_draw_the_same(words: Vocabulary) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,28 @@ def test_first_codes_shared_with_the_history(shelf: Shelf) -> None:
     assert column(features(shelf, asked(shelf, []), candidates(shelf, "a"), False), "sid_first") == [NAN]
 
 
+def test_what_the_model_says_of_every_candidate(shelf: Shelf) -> None:
+    some = candidates(shelf, "abcde", {"beam": {"b": (-1.5, 0)}})
+    said = np.array([-4.0, -1.5, np.nan, -4.0, -2.25], dtype=np.float32)
+    table = features(shelf, asked(shelf, [("a", 1)]), replace(some, model=said), False)
+    assert column(table, "model_score") == [-4.0, -1.5, NAN, -4.0, -2.25]
+    assert column(table, "model_behind") == [-2.5, 0, NAN, -2.5, -0.75]
+    assert column(table, "model_place") == [
+        2,
+        0,
+        NAN,
+        3,
+        1,
+    ]  # of equal ones the first; none without a SID
+    assert {group_of(name) for name in ("model_score", "model_behind", "model_place")} == {"model"}
+    unknown = features(shelf, asked(shelf, []), replace(some, model=np.full(5, np.nan, np.float32)), False)
+    silent = features(shelf, asked(shelf, []), some, False)
+    for name in ("model_score", "model_behind", "model_place"):
+        assert column(unknown, name) == column(silent, name) == [NAN] * 5
+    others = [place for place, name in enumerate(FEATURES) if group_of(name) != "model"]
+    np.testing.assert_array_equal(unknown[:, others], silent[:, others])
+
+
 def test_what_is_said_of_the_user_is_the_same_for_all_candidates(shelf: Shelf) -> None:
     visit = asked(shelf, [("a", 9), ("b", 7), ("a", 2.5)])
     table = features(shelf, visit, candidates(shelf, "ab"), True)
@@ -128,7 +151,9 @@ def test_times_later_than_now_are_now(shelf: Shelf) -> None:
 
 
 def test_no_candidate_no_row(shelf: Shelf) -> None:
-    assert features(shelf, asked(shelf, [("a", 1)]), candidates(shelf, ""), False).shape == (0, len(FEATURES))
+    for said in (None, np.zeros(0, np.float32)):
+        none = replace(candidates(shelf, ""), model=said)
+        assert features(shelf, asked(shelf, [("a", 1)]), none, False).shape == (0, len(FEATURES))
 
 
 def test_every_feature_speaks_for_somebody() -> None:

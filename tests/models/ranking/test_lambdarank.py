@@ -38,6 +38,7 @@ def test_what_was_taken_comes_first(labels: Labels) -> None:
 def test_without_the_model_nothing_of_it_is_seen(labels: Labels) -> None:
     names = [FEATURES[column] for column in WITHOUT_MODEL]
     assert not {group_of(name) for name in names} & set(MODEL)
+    assert not {"model_score", "model_behind", "model_place", "beam_score", "sid_first"} & set(names)
     assert {group_of(name) for name in set(FEATURES) - set(names)} == set(MODEL)
     assert train(labels, WITHOUT_MODEL, PARAMS, 3).feature_name() == names
 

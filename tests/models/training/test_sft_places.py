@@ -90,13 +90,13 @@ def test_a_daily_increment_goes_on_with_the_head(inputs: dict[str, Path], base: 
 def test_a_daily_increment_from_the_checkpoint_draws_the_head_anew(
     inputs: dict[str, Path], base: Path, tmp_path: Path
 ) -> None:
-    params = STILL.model_copy(update={"start": "cpt", "head": HeadParams(intermediate=20)})
+    head = HeadParams(intermediate=20, prefix_rows=7)
+    params = STILL.model_copy(update={"start": "cpt", "head": head})
     run(params, **inputs, base=base, seed=2, out=tmp_path / "out")
     assert read_json(tmp_path / "out" / "metrics.json")["start"] == "cpt"
     words = Vocabulary.load(inputs["vocabulary"])
-    new = weights(
-        start_item_model(load_language_model(inputs["cpt"] / "weights"), words, HeadParams(intermediate=20), seed=2)
-    )
+    new = weights(start_item_model(load_language_model(inputs["cpt"] / "weights"), words, head, seed=2))
+    assert new["prefixes.table.weight"].shape == (7, 16)
     assert all(close(load(inputs, tmp_path / "out"), new, ""))
 
 
