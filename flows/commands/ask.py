@@ -11,7 +11,7 @@ from flows.steps.registry import Registry
 from models.language.completion import complete, encode_prompt, split_completion
 from models.language.words import Vocabulary, clean_text
 from models.semantic_ids.table import SidTable
-from plumline.errors import RefusedError
+from plumline.errors import InputError, RefusedError
 from serving.pointers import read_pointer, read_tombstones
 from serving.release import Release
 
@@ -69,6 +69,11 @@ def ask(
         release_id = pointer.release_id
     release = Release.load(Registry(home).restore(release_id))
     words, table = Vocabulary.load(release.path("vocabulary")), SidTable.load(release.path("sids"))
+    if weights == "sft" and words.shape.item_places:
+        raise InputError(
+            f"--weights sft: the fine-tuned model of {release_id} reads one position an item and completes no text; "
+            "give --weights cpt"
+        )
     ids = encode_prompt(words, prompt, table.codes_of)  # before the weights are read
     from models.language.model import check_vocabulary, load_language_model, pick_device, use_threads
 

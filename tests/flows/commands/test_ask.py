@@ -4,6 +4,7 @@ import datetime
 import itertools
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -152,3 +153,23 @@ def test_refusals_are_one_line(made, prompt):
     assert done.exit_code == 2
     assert done.stdout == ""
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_fine_tuned_model_of_places_completes_no_text(made, monkeypatch):
+    from flows.commands.ask import Vocabulary
+
+    home, release_id = made
+    load = Vocabulary.load
+
+    def with_places(folder):
+        words = load(folder)
+        return replace(words, shape=replace(words.shape, item_places=True))
+
+    monkeypatch.setattr("flows.commands.ask.Vocabulary.load", with_places)
+    assert ask(home, "After {item:i1} comes").stdout.startswith("<a_1><b_1><c_0>")
+    refused = ask(home, "x", "--weights", "sft")
+    assert refused.exit_code == 2
+    assert refused.stderr.splitlines()[-1].endswith(
+        f"--weights sft: the fine-tuned model of {release_id} reads one position an item and completes no text; "
+        "give --weights cpt"
+    )
