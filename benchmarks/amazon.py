@@ -35,7 +35,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from benchmarks.measuring.amazon_ranked import PROTOCOLS, RankedParams, draw_rows, rank_all  # noqa: E402
+from benchmarks.measuring.amazon_ranked import PROTOCOLS, RankedParams, Said, draw_rows, rank_all  # noqa: E402
 from benchmarks.measuring.hardware import hardware, versions  # noqa: E402
 from benchmarks.measuring.leave_one_out import CUTS, LeaveOneOut, compare, measure, read_leave_one_out  # noqa: E402
 from models.baselines.item_knn import ItemKnn  # noqa: E402
@@ -226,11 +226,11 @@ def run_counted(run: Run, method: str) -> Ranked:
 
 @dataclass(frozen=True)
 class Model:
-    """A trained model, and what it answers. hits: "test": of every test query; "labels": of label_rows."""
+    """A trained model, and what it says. said: "test": to every test query; "labels": to label_rows."""
 
     trained: "Trained"
     label_rows: np.ndarray
-    hits: dict[str, list[list[tuple[str, float]]]]
+    said: dict[str, list[Said]]
 
 
 @lru_cache(maxsize=1)
@@ -241,13 +241,13 @@ def asked_model(task: LeaveOneOut, seed: int, budget_minutes: float, quick: bool
     rows = draw_rows(len(task.validation), LABEL_USERS, seed)
     with tempfile.TemporaryDirectory() as scratch:
         trained = train_model(task, Path(scratch), seed, budget_minutes, QUICK if quick else AmazonParams())
-        labels = trained.hits([task.validation[row] for row in rows.tolist()])
-        return Model(trained, rows, {"test": trained.hits(task.test), "labels": labels})
+        labels = trained.said([task.validation[row] for row in rows.tolist()])
+        return Model(trained, rows, {"test": trained.said(task.test), "labels": labels})
 
 
 def run_model(run: Run) -> Ranked:
     asked = asked_model(run.task, run.seed, run.budget_minutes, run.quick)
-    items = [[item for item, _ in found] for found in asked.hits["test"]]  # both protocols are read off one list of 50
+    items = [[item for item, _ in one.hits] for one in asked.said["test"]]  # both protocols are read off one list of 50
     model = asked.trained
     return Ranked(dict.fromkeys(PROTOCOLS, items), model.minutes, model.parameters, model.notes)
 
@@ -259,7 +259,7 @@ def run_served(run: Run) -> Ranked:
         run.seed,
         RankedParams(),
         codes_of=asked.trained.codes_of,
-        hits_of=asked.hits,
+        hits_of=asked.said,
         label_rows=asked.label_rows,
     )
     gains = {}

@@ -11,12 +11,14 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.measuring.amazon_ranked import Said
 from benchmarks.measuring.datasets import count_pairs
 from benchmarks.measuring.leave_one_out import LeaveOneOut, Query
 from models.corpus.examples import KINDS, Examples, ExamplesBuilder
@@ -30,7 +32,7 @@ from models.language.vocabulary import run as run_vocabulary
 from models.language.words import Vocabulary
 from models.retrieval.index import IndexParams
 from models.retrieval.index import run as run_index
-from models.retrieval.retriever import Prompt, Request, Retriever
+from models.retrieval.retriever import Ask, Prompt, Request, Retriever
 from models.semantic_ids.embeddings import EmbeddingsParams
 from models.semantic_ids.embeddings import run as run_embeddings
 from models.semantic_ids.frozen_quantizer import QuantizerParams
@@ -107,12 +109,14 @@ class Trained:
         """Item id → SID."""
         return self.retriever.codes_of
 
-    def hits(self, queries: Sequence[Query]) -> list[list[tuple[str, float]]]:
-        """The items of the WIDTH best beams of each query with their scores, best first; seen ones are among them."""
+    def said(self, queries: Sequence[Query]) -> list[Said]:
+        """The items of the WIDTH best beams of each query; seen ones are among them."""
         requests = [Request(history=list(zip(q.item_ids, q.timestamps, strict=True))) for q in queries]
-        return [
-            [(hit.item_id, hit.score) for hit in found] for found in self.retriever.retrieve(requests, WIDTH, WIDTH)
-        ]
+        ask = Ask([None] * len(requests), WIDTH)
+        [found], states = self.retriever.retrieve_with_states(requests, [ask], WIDTH)
+        scorers = [None if one is None else partial(self.retriever.log_probabilities, one) for one in states]
+        hits = [[(hit.item_id, hit.score) for hit in one] for one in found]
+        return [Said(*one) for one in zip(hits, scorers, strict=True)]
 
 
 def train_model(task: LeaveOneOut, folder: Path, seed: int, budget_minutes: float, params: AmazonParams) -> Trained:

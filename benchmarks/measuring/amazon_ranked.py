@@ -8,8 +8,8 @@ asked a day after the last event of its history, so nothing says when the held-o
 """
 
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,18 @@ K, MAX_NEGATIVES = 10, RankerParams().max_negatives
 _NO_DAY = date(1970, 1, 1)
 _NOTHING: Named = (np.zeros(0, np.int64), np.zeros(0))
 
-Hits = Sequence[Sequence[tuple[str, float]]]
-"""For each query item ids and scores of the model, best first, seen items among them."""
+
+@dataclass(frozen=True)
+class Said:
+    """What a model says to one query. hits: item ids and scores, best first, seen items among them. score: codes of
+    SIDs (n, L) → log-probabilities (n,), of a model that can be asked for any SID."""
+
+    hits: Sequence[tuple[str, float]]
+    score: Callable[[np.ndarray], np.ndarray] | None = None
+
+
+Hits = Sequence[Said]
+"""One a query."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +86,8 @@ class Desk:
             shelf = Shelf.counted(memory, np.arange(len(memory.item_ids)), codes)
             return Desk(task, shelf, name_of, seed, params)  # the mapped tables outlive the folder's names
 
-    def ask(
-        self, query: Query, protocol: str, hits: Sequence[tuple[str, float]] | None
-    ) -> tuple[Candidates, np.ndarray]:
-        """Candidates of a query and their features. hits: of the model; None: it is not asked."""
+    def ask(self, query: Query, protocol: str, said: Said | None) -> tuple[Candidates, np.ndarray]:
+        """Candidates of a query and their features. said: by the model; None: it is not asked."""
         rng = np.random.default_rng(hash_seed(self.seed, "days", query.user_id, len(query.item_ids)))
         order = np.lexsort((rng.random(len(query.item_ids)), np.array(query.timestamps, dtype=np.int64)))
         history = [(self.name_of[query.item_ids[row]], query.timestamps[row]) for row in order]
@@ -90,12 +98,14 @@ class Desk:
         if masked:
             allowed[visit.items] = False
         beams = {"beam": _NOTHING, "fresh_beam": _NOTHING}
-        if hits is not None:
-            numbers = np.array([self.shelf.number_of(self.name_of[item]) for item, _ in hits], dtype=np.int64)
+        if said is not None:
+            numbers = np.array([self.shelf.number_of(self.name_of[item]) for item, _ in said.hits], dtype=np.int64)
             kept = allowed[numbers]
-            beams["beam"] = numbers[kept], np.array([score for _, score in hits])[kept]
+            beams["beam"] = numbers[kept], np.array([score for _, score in said.hits])[kept]
         counted = Counted.of(self.shelf, visit, self.params.candidates)
         found = gather(self.shelf, visit, counted, lambda numbers: allowed[numbers], beams, self.params.candidates)
+        if said is not None and said.score is not None:
+            found = replace(found, model=said.score(self.shelf.codes[found.items].astype(np.int64)))
         return found, features(self.shelf, visit, found, masked)
 
     def labels(self, rows: np.ndarray, hits: Hits | None) -> Labels:

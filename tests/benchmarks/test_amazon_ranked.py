@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.measuring.amazon_ranked import PROTOCOLS, Desk, RankedParams, draw_rows, rank_all
+from benchmarks.measuring.amazon_ranked import PROTOCOLS, Desk, RankedParams, Said, draw_rows, rank_all
 from benchmarks.measuring.leave_one_out import LeaveOneOut, compare, measure, read_leave_one_out
 from models.ranking.lambdarank import LambdarankParams
 
@@ -77,10 +77,10 @@ def test_beams_are_candidates_and_served_learns_from_them(task: LeaveOneOut) -> 
     assert len(rows) == 120
     assert (np.diff(rows) > 0).all()
 
-    def told(queries) -> list[list[tuple[str, float]]]:
+    def told(queries) -> list[Said]:
         other = task.item_ids[0]
         return [
-            [(query.relevant if number % 3 else other, -0.5), (other if number % 3 else task.item_ids[1], -2.0)]
+            Said([(query.relevant if number % 3 else other, -0.5), (other if number % 3 else task.item_ids[1], -2.0)])
             for number, query in enumerate(queries)
         ]
 
