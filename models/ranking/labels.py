@@ -127,10 +127,13 @@ class Labels:
 
     @staticmethod
     def load(folder: Path) -> Labels:
-        """Read them. Groups with other features than today's are none."""
+        """Read them. A feature that is newer than the file is not known (NaN); groups with one that is known no more
+        are none."""
         table = read_parquet(folder / _FILE)
-        if table.column_names[4:] != list(FEATURES) or not len(table):
+        told = set(table.column_names[4:])
+        if told - set(FEATURES) or not len(table):
             return Labels.none()
+        unknown = np.full(len(table), np.nan, dtype=np.float32)
         group = table.column("group").to_numpy()
         starts = np.flatnonzero(np.diff(group, prepend=-1))
         users = np.array(column(table.select(["user_id"]).take(pa.array(starts)), "user_id"))
@@ -138,7 +141,7 @@ class Labels:
             users,
             table.column("day").to_numpy()[starts].astype(np.int32),
             np.diff(np.append(starts, len(group))),
-            np.stack([table.column(name).to_numpy() for name in FEATURES], axis=1),
+            np.stack([table.column(name).to_numpy() if name in told else unknown for name in FEATURES], axis=1),
             table.column("worth").to_numpy(),
         )
 

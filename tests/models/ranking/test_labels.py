@@ -64,6 +64,16 @@ def test_a_round_trip_and_features_of_another_version(tmp_path: Path, monkeypatc
     assert Labels.load(tmp_path).num_queries == 0
 
 
+def test_labels_of_before_there_was_a_feature_do_not_know_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = group("u", DAY, [1.0, 0.0])
+    labels.save(tmp_path)
+    monkeypatch.setattr("models.ranking.labels.FEATURES", (FEATURES[0], "new_score", *FEATURES[1:]))
+    later = Labels.load(tmp_path)
+    assert later.num_queries == 1
+    assert np.isnan(later.features[:, 1]).all()
+    np.testing.assert_array_equal(np.delete(later.features, 1, axis=1), labels.features)
+
+
 def test_none_can_be_kept(tmp_path: Path) -> None:
     Labels.none().save(tmp_path)
     assert Labels.load(tmp_path).num_queries == 0
