@@ -262,11 +262,14 @@ def measure_ranking(
 
 @contextmanager
 def counted_passes(model: Any) -> Iterator[list[int]]:
-    """Meanwhile a list gets an entry a forward pass of the model: the tokens of each row."""
+    """Meanwhile a list gets an entry a forward pass of the model: the tokens (or places) of each row."""
     passes: list[int] = []
-    hook = model.base_model.register_forward_pre_hook(
-        lambda _, __, named: passes.append(named["input_ids"].shape[1]), with_kwargs=True
-    )
+
+    def count(_: Any, __: Any, named: dict[str, Any]) -> None:
+        read = named["input_ids"] if "input_ids" in named else named["inputs_embeds"]
+        passes.append(read.shape[1])
+
+    hook = model.base_model.register_forward_pre_hook(count, with_kwargs=True)
     try:
         yield passes
     finally:
@@ -298,7 +301,7 @@ def measure_requests(recommender: Recommender, requests: Sequence[Request], roun
     return {
         "requests": len(requests),
         "history": statistics.median(len(one.history) for one in requests),
-        "prompt_tokens": statistics.median(len(retriever.prompt(one).token_ids) for one in requests),
+        "prompt_tokens": statistics.median(len(retriever.prompt(one).read) for one in requests),
         "forward_passes": passes,
         "ms": found,
         "whole_over_beams": round(ratio, 3),
