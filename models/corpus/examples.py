@@ -5,10 +5,9 @@ tokens k … k + span[k] - 1. In a plain sequence every span reaches to the end;
 behind it does not see it. Causality, branches and the borders between packed examples are all this one rule.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -23,8 +22,71 @@ KINDS = (
 text of no item. The last four are held-out metadata: title → SID, and SID → title, topics, channel."""
 
 
+class ExampleArrays:
+    """What both forms of examples are: a frozen dataclass of arrays, with `offsets`, (N + 1,) int64, the first token or
+    place of each example, `kind`, (N,) int8, and `weight`, (N,) float32, how early an example comes in an epoch."""
+
+    offsets: np.ndarray
+    kind: np.ndarray
+    weight: np.ndarray
+
+    @property
+    def num_examples(self) -> int:
+        """N."""
+        return len(self.kind)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens (or places) of each example, (N,) int64."""
+        return np.diff(self.offsets)
+
+    def of_kinds(self, *kinds: str) -> np.ndarray:
+        """Rows of the examples of these kinds, (n,) int64."""
+        return np.flatnonzero(np.isin(self.kind, [KINDS.index(kind) for kind in kinds]))
+
+    def save(self, path: Path) -> None:
+        """Write as npz."""
+        save_arrays(path, **{f.name: getattr(self, f.name) for f in fields(self)})  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read an npz of `save`. Raises CorruptArtifactError if the arrays do not fit together."""
+        arrays = load_arrays(path)
+        if arrays.keys() != {f.name for f in fields(cls)}:  # type: ignore[arg-type]
+            raise CorruptArtifactError(f"{path}: holds {sorted(arrays)}; run `python -m models.corpus.corpus` again")
+        found = cls(**arrays)
+        if not (len(found.weight) == found.num_examples == len(found.offsets) - 1 and found.fits()):
+            raise CorruptArtifactError(
+                f"{path}: arrays of different lengths; run `python -m models.corpus.corpus` again"
+            )
+        return found
+
+    def fits(self) -> bool:
+        """Whether the arrays of this form fit to one another."""
+        raise NotImplementedError
+
+    def _describe(self, target_tokens: int) -> dict[str, Any]:
+        counts: dict[str, Any] = {}
+        lengths = self.lengths
+        for code, name in enumerate(KINDS):
+            mine = self.kind == code
+            if mine.any():
+                counts[name] = {
+                    "examples": int(mine.sum()),
+                    "examples_share": round(float(mine.mean()), 6),
+                    "tokens": int(lengths[mine].sum()),
+                    "tokens_share": round(float(lengths[mine].sum() / lengths.sum()), 6),
+                }
+        return {
+            "examples": self.num_examples,
+            "tokens": int(lengths.sum()),
+            "target_tokens": target_tokens,
+            "kinds": counts,
+        }
+
+
 @dataclass(frozen=True)
-class Examples:
+class Examples(ExampleArrays):
     """N examples of T tokens together.
 
     tokens: (T,) int32 ids. span: (T,) int32, tokens that see this one. loss: (T,) int8, 1 where the token is a target.
@@ -39,70 +101,14 @@ class Examples:
     kind: np.ndarray
     weight: np.ndarray
 
-    @property
-    def num_examples(self) -> int:
-        """N."""
-        return len(self.kind)
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens of each example, (N,) int64."""
-        return np.diff(self.offsets)
-
-    def of_kinds(self, *kinds: str) -> np.ndarray:
-        """Rows of the examples of these kinds, (n,) int64."""
-        return rows_of_kinds(self.kind, kinds)
-
-    def save(self, path: Path) -> None:
-        """Write as npz."""
-        save_arrays(path, **{f.name: getattr(self, f.name) for f in fields(self)})
-
-    @classmethod
-    def load(cls, path: Path) -> "Examples":
-        """Read an npz of `save`. Raises CorruptArtifactError if the arrays do not fit together."""
-        arrays = load_arrays(path)
-        if arrays.keys() != {f.name for f in fields(cls)}:
-            raise CorruptArtifactError(f"{path}: holds {sorted(arrays)}; run `python -m models.corpus.corpus` again")
-        found = cls(**arrays)
-        tokens, examples = len(found.tokens), found.num_examples
-        if not (
-            len(found.span) == len(found.loss) == tokens
-            and len(found.weight) == examples == len(found.offsets) - 1
-            and found.offsets[-1] == tokens
-        ):
-            raise CorruptArtifactError(
-                f"{path}: arrays of different lengths; run `python -m models.corpus.corpus` again"
-            )
-        return found
+    def fits(self) -> bool:
+        """Whether the arrays fit to one another."""
+        tokens = len(self.tokens)
+        return bool(len(self.span) == len(self.loss) == tokens == self.offsets[-1])
 
     def describe(self) -> dict[str, Any]:
         """Examples, tokens, targets, and the share of examples and tokens by kind."""
-        return describe(self.kind, self.lengths, int(self.loss.sum()))
-
-
-def rows_of_kinds(kind: np.ndarray, kinds: Sequence[str]) -> np.ndarray:
-    """Which of (N,) kinds, as `Examples` holds them, are these; (n,) int64."""
-    return np.flatnonzero(np.isin(kind, [KINDS.index(one) for one in kinds]))
-
-
-def describe(kind: np.ndarray, lengths: np.ndarray, target_tokens: int) -> dict[str, Any]:
-    """Examples, tokens, targets, and the share of examples and tokens by kind. kind, lengths: (N,)."""
-    counts: dict[str, Any] = {}
-    for code, name in enumerate(KINDS):
-        mine = kind == code
-        if mine.any():
-            counts[name] = {
-                "examples": int(mine.sum()),
-                "examples_share": round(float(mine.mean()), 6),
-                "tokens": int(lengths[mine].sum()),
-                "tokens_share": round(float(lengths[mine].sum() / lengths.sum()), 6),
-            }
-    return {
-        "examples": len(kind),
-        "tokens": int(lengths.sum()),
-        "target_tokens": target_tokens,
-        "kinds": counts,
-    }
+        return self._describe(int(self.loss.sum()))
 
 
 @dataclass

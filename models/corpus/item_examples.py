@@ -5,21 +5,18 @@ sequence of places, each a bag of tokens, and targets that are asked for at some
 them.
 """
 
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from models.corpus.examples import describe, rows_of_kinds
-from plumline.errors import CorruptArtifactError
-from plumline.tables import load_arrays, save_arrays
+from models.corpus.examples import ExampleArrays
 
 NO_QUESTION = -1
 
 
 @dataclass(frozen=True)
-class ItemExamples:
+class ItemExamples(ExampleArrays):
     """N examples of P places and n targets together.
 
     tokens: (K,) int32 ids, place after place. sizes: (P,) int32, tokens of each place. offsets: (N + 1,) int64, first
@@ -38,43 +35,15 @@ class ItemExamples:
     kind: np.ndarray
     weight: np.ndarray
 
-    @property
-    def num_examples(self) -> int:
-        """N."""
-        return len(self.kind)
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Places of each example, (N,) int64."""
-        return np.diff(self.offsets)
-
-    def of_kinds(self, *kinds: str) -> np.ndarray:
-        """Rows of the examples of these kinds, (n,) int64."""
-        return rows_of_kinds(self.kind, kinds)
+    def fits(self) -> bool:
+        """Whether the arrays fit to one another."""
+        return bool(
+            self.sizes.sum() == len(self.tokens)
+            and len(self.question) == len(self.codes) == len(self.source) == self.target_offsets[-1]
+            and len(self.target_offsets) - 1 == self.num_examples
+            and self.offsets[-1] == len(self.sizes)
+        )
 
     def describe(self) -> dict[str, Any]:
         """As `Examples.describe`; a place counts as a token."""
-        return describe(self.kind, self.lengths, self.codes.size)
-
-    def save(self, path: Path) -> None:
-        """Write as npz."""
-        save_arrays(path, **{f.name: getattr(self, f.name) for f in fields(self)})
-
-    @classmethod
-    def load(cls, path: Path) -> "ItemExamples":
-        """Read an npz of `save`. Raises CorruptArtifactError if the arrays do not fit together."""
-        arrays = load_arrays(path)
-        if arrays.keys() != {f.name for f in fields(cls)}:
-            raise CorruptArtifactError(f"{path}: holds {sorted(arrays)}; run `python -m models.corpus.corpus` again")
-        found = cls(**arrays)
-        targets, examples = len(found.source), found.num_examples
-        if not (
-            found.sizes.sum() == len(found.tokens)
-            and len(found.question) == len(found.codes) == targets == found.target_offsets[-1]
-            and len(found.weight) == examples == len(found.offsets) - 1 == len(found.target_offsets) - 1
-            and found.offsets[-1] == len(found.sizes)
-        ):
-            raise CorruptArtifactError(
-                f"{path}: arrays of different lengths; run `python -m models.corpus.corpus` again"
-            )
-        return found
+        return self._describe(self.codes.size)

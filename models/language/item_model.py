@@ -5,8 +5,8 @@
 
 The backbone and the embeddings are those of the language model that continued pre-training left; the head is new. It is
 the small autoregressive network over the codes of one position that RQ-Transformer puts on a large one (Lee et al.
-2022, "Autoregressive Image Generation using Residual Quantization", section 3.2: spatial and depth transformer), here
-a gated feed-forward block a level. So an event costs the backbone one position instead of one a token, every event of a
+2022, "Autoregressive Image Generation using Residual Quantization": spatial and depth transformer), here a gated
+feed-forward block a level. So an event costs the backbone one position instead of one a token, every event of a
 history can be a target at the price of the head, and a beam search never runs the backbone again after the prompt.
 
 torch from the first line: import it late. Shapes: B requests, T places, W tokens of a place, D width, n targets,
@@ -47,7 +47,7 @@ class Bag(nn.Module):
 
 class Prefixes(nn.Module):
     """An embedding of the first two codes of a SID together, beside those of each (prefix n-grams; Singh et al. 2023,
-    "Better Generalization with Semantic IDs", section 4.2): what one sum of codes cannot tell from another.
+    "Better Generalization with Semantic IDs"): what one sum of codes cannot tell from another.
 
     rows: of the table; more pairs than that share rows. It starts at zero, so a pair that nobody was seen with adds
     nothing.
