@@ -230,12 +230,16 @@ class Plumline:
         await asyncio.to_thread(self.champion.refresh, time.monotonic())
 
     async def _watch(self) -> None:
-        """Twice a second: champion, tombstones, traffic."""
+        """Twice a second: champion, tombstones, traffic. Whatever goes wrong once, the next look is taken."""
         while True:
             await asyncio.sleep(POLL_SECONDS)
-            await self._refresh()
-            if self._traffic.is_due(_now()):
-                await asyncio.to_thread(self._traffic.flush)
+            try:
+                await self._refresh()
+                if self._traffic.is_due(_now()):
+                    await asyncio.to_thread(self._traffic.flush)
+            except Exception as error:  # a watch that ended in silence would serve the old release for ever
+                SWAP_FAILURES.inc()
+                say(f"service: a look at champion and traffic failed ({type(error).__name__}: {error})")
 
     async def _open_features(self) -> None:
         """Open the online features, and again while there are none: the first push may come after the start."""

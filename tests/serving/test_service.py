@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
@@ -14,7 +15,7 @@ from starlette.testclient import TestClient
 from models.retrieval.beam import Choice
 from serving.pointers import add_tombstones, promote, rollback
 from serving.recommender import Recommender
-from serving.traffic import read_traffic
+from serving.traffic import TrafficWriter, read_traffic
 
 
 def forget_bentoml_metrics() -> None:
@@ -200,10 +201,14 @@ class SleepError(Exception):
 
 
 def seconds_slept(monkeypatch: pytest.MonkeyPatch, task: Any) -> float:
-    """How long a task of the service sleeps when it first does."""
+    """How long a task of the service sleeps when it first does. The service of `client` sleeps on in its thread."""
     slept: list[float] = []
+    real_sleep, here = asyncio.sleep, threading.get_ident()
 
     async def sleep(seconds: float) -> None:
+        if threading.get_ident() != here:
+            await real_sleep(seconds)
+            return
         slept.append(seconds)
         raise SleepError
 
@@ -291,6 +296,21 @@ def test_ready_once_features_are_known_to_be_absent(client: TestClient) -> None:
     while client.get("/readyz").status_code != 200:
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_a_look_that_fails_is_not_the_last(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[float] = []
+
+    def fails(_: TrafficWriter, at: float) -> bool:
+        looks.append(at)
+        raise RuntimeError("nobody thought of this")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrafficWriter, "is_due", fails)
+        deadline = time.monotonic() + 10
+        while len(looks) < 2:
+            assert time.monotonic() < deadline, "the watch ended with its first failure"
+            time.sleep(0.1)
 
 
 def test_hot_swap_rollback_and_deletion(client: TestClient, home: Path, real: Any) -> None:
