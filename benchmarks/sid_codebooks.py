@@ -34,7 +34,7 @@ import pyarrow as pa  # noqa: E402
 
 from benchmarks.measuring.datasets import count_pairs, read_dataset  # noqa: E402
 from benchmarks.measuring.hardware import hardware, versions  # noqa: E402
-from features.intake import read_table, rename  # noqa: E402
+from features.intake.tables import read_table, rename  # noqa: E402
 from features.synthetic import make_world  # noqa: E402
 from models.semantic_ids.codebook_sizes import TIE_BREAK, Contents  # noqa: E402
 from models.semantic_ids.embeddings import EmbeddingsParams, Encoders  # noqa: E402

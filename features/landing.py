@@ -1,6 +1,6 @@
 """What `plumline init` and `plumline land` do: check tables from outside and land them as one batch.
 
-    items = rename(read_table(path), ITEMS, mapping)    features/intake.py, offered here too
+    items = rename(read_table(path), ITEMS, mapping)    features/intake/tables.py, offered here too
     problems = check(items.table, events.table, users.table, now=…)
     batch = land(items.table, events.table, users.table, landing=Path("data/landing"), source="…", now=…)
 
@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from features.batches import ITEMS_FILE, QUARANTINE_FILE, USERS_FILE, cut_days, day_file, list_batches
 from features.expectations.items import described
-from features.intake import Renamed, read_table, rename, split_mapping
+from features.intake.tables import Renamed, read_table, rename, split_mapping
 from plumline import artifact
 from plumline.errors import InputError
 from plumline.schema import DESCRIBING, EVENTS, ITEMS, TIMESTAMP, USERS, Contract, conform

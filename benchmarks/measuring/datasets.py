@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.batches import utc_day
-from features.intake import read_table, rename
+from features.intake.tables import read_table, rename
 from plumline.schema import EVENTS, ITEMS, PAIRS, conform
 
 

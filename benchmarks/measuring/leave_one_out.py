@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.intake import read_table, rename
+from features.intake.tables import read_table, rename
 from models.evaluation import metrics
 from plumline.errors import InputError
 from plumline.schema import EVENTS, HISTORIES, ITEMS, TIMESTAMP, conform

@@ -7,7 +7,7 @@ import pytest
 from features import catalog, events
 from features.catalog import Catalog, CatalogParams
 from features.events import EventsParams
-from features.intake import rename
+from features.intake.tables import rename
 from features.landing import land
 from plumline.errors import InputError, RefusedError
 from plumline.schema import EVENTS, ITEMS, USERS

@@ -12,7 +12,7 @@ import pytest
 from features import events
 from features.events import EventSnapshot, EventsParams
 from features.expectations.events import REPEATED, UNKNOWN_ITEM
-from features.intake import read_table, rename
+from features.intake.tables import read_table, rename
 from features.landing import land
 from plumline.errors import CorruptArtifactError, InputError, MissingArtifactError, RefusedError
 from plumline.schema import EVENTS, ITEMS, TRAFFIC, USERS, conform

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from features import events
 from features.events import EventsParams
 from features.expectations.events import REPEATED, UNKNOWN_ITEM
-from features.intake import rename
+from features.intake.tables import rename
 from features.lake import EventSnapshot
 from features.landing import land
 from plumline import artifact

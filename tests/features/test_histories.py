@@ -21,7 +21,7 @@ from features.histories import (
     read_pairs,
     read_queries,
 )
-from features.intake import rename
+from features.intake.tables import rename
 from features.lake import EventSnapshot
 from features.landing import land
 from features.online import MAX_HISTORY

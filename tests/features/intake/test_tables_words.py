@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from features.intake import read_table, rename, split_mapping
+from features.intake.tables import read_table, rename, split_mapping
 from plumline.errors import InputError
 from plumline.schema import EVENTS, ITEMS, USERS, Contract
 

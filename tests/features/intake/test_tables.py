@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.intake import read_table, rename, split_mapping
+from features.intake.tables import read_table, rename, split_mapping
 from plumline.errors import InputError
 from plumline.schema import EVENTS, ITEMS, USERS
 
