@@ -10,6 +10,8 @@ against the first arm, paired by query). Histories, new items and their SIDs are
     previous          the recipe's daily_steps and daily_learning_rate, from the arm's weights of the day before
     cpt, same cost    as many steps from the CPT checkpoint, at the loop's learning rate
     cpt, longer       CPT_STEPS times as many
+    weekly anew       anew from the CPT checkpoint every WEEK days, at the recipe's full length (`steps`, all windows);
+                      on the days between as previous, from there
     none              the weights of day 0
     ORBIT x           as previous, weights kept within x times the distance that day 0's have from the CPT checkpoint
 
@@ -17,6 +19,8 @@ An increment trains on the recent days (one; CPT_DAYS from the CPT checkpoint) a
 Forgetting is the loss on metadata examples of CPT (text → SID, SID → text) under the day's weights: of items whose
 metadata CPT never saw ("unseen"), and of as many that it did ("trained"); the row "CPT" says what it was to begin with.
 At most --users of a day's users are asked. Cost: tokens trained on, and CPU seconds of training on one thread.
+--served: after the last day a ranker is learned over each arm's weights, and what is served is asked on the SERVED_DAYS
+after it (two folds of users; paired by user-day).
 
 The default data are examples/online_retail. --json is written after every arm of a day and read again, so that a run
 that was stopped goes on where it was; with --cache its weights are found again as well, without they are trained anew.
@@ -30,6 +34,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -42,13 +47,13 @@ import torch  # noqa: E402
 import yaml  # noqa: E402
 
 from benchmarks.measuring.days import Day, Log, making, recall_of_queries  # noqa: E402
+from benchmarks.measuring.fine_tuning import make_examples, of_first_training, open_model, save_model  # noqa: E402
 from benchmarks.measuring.forgetting import Lessons, distance, mean_loss  # noqa: E402
 from benchmarks.measuring.hardware import hardware, versions  # noqa: E402
-from models.corpus.examples import Examples  # noqa: E402
-from models.corpus.material import EPOCH, CorpusParams, Material  # noqa: E402
-from models.corpus.sft_examples import sft_examples  # noqa: E402
+from benchmarks.measuring.served_weights import serve  # noqa: E402
+from models.corpus.material import CorpusParams, Material  # noqa: E402
 from models.evaluation import metrics, scores  # noqa: E402
-from models.language.model import build_language_model, load_language_model, save_language_model  # noqa: E402
+from models.language.model import build_language_model, load_language_model  # noqa: E402
 from models.training.cpt import CptParams  # noqa: E402
 from models.training.loop import train  # noqa: E402
 from models.training.packing import LoopParams  # noqa: E402
@@ -58,7 +63,8 @@ from plumline.errors import InputError  # noqa: E402
 from plumline.stage import hash_seed, load_params, read_recipe, say  # noqa: E402
 
 FIRST = "previous"
-CPT_STEPS, CPT_DAYS = 2, 28
+CPT_STEPS, CPT_DAYS, WEEK = 2, 28, 7
+SERVED_DAYS = 14
 BOOTSTRAP_SAMPLES = 1000
 QUICK: dict[str, dict[str, Any]] = {
     "quantizer": {"steps": 60, "warmup_steps": 20},
@@ -69,7 +75,8 @@ QUICK: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Arm:
-    """A way to get the weights of a day. start: none, previous or cpt. steps: in daily_steps. orbit: see above."""
+    """A way to get the weights of a day. start: none, previous, cpt or weekly. steps: in daily_steps. orbit: see
+    above."""
 
     name: str
     start: str
@@ -83,6 +90,7 @@ def arms(orbit: Sequence[float]) -> list[Arm]:
         Arm(FIRST, "previous"),
         Arm("cpt, same cost", "cpt"),
         Arm("cpt, longer", "cpt", CPT_STEPS),
+        Arm("weekly anew", "weekly"),
         Arm("none", "none"),
     ]
     if "orbit_distance" not in LoopParams.model_fields:
@@ -115,11 +123,11 @@ class Study:
         return Material.load(**self.day(number).inputs("catalog", "histories", "sids", "vocabulary"))
 
     @lru_cache(maxsize=2)  # noqa: B019
-    def windows(self, number: int, recent_days: int) -> Examples:
+    def windows(self, number: int, recent_days: int) -> Any:
         """Examples of fine-tuning."""
         params = self.params("corpus", CorpusParams).model_copy(update={"recent_days": recent_days})
         rng = np.random.default_rng(hash_seed(self.seed, "sft", number))
-        return sft_examples(params, self.material(number), (self.day(number).as_of - EPOCH).days, rng)
+        return make_examples(params, self.material(number), self.day(number).as_of, rng)
 
     @cache  # noqa: B019
     def lessons(self) -> Lessons:
@@ -140,35 +148,46 @@ class Study:
 
     def weights(self, arm: Arm, number: int) -> Path:
         """Weights of an arm on a day, made if they are not there."""
-        params = self.params("sft", SftParams)
         if number == 0 or arm.start == "none":
             folder = self.folder / "day 0"
             with making(folder) as scratch:
                 if scratch is not None:
-                    examples = self.windows(0, 1)
-                    model, everything = load_language_model(self.cpt()), np.arange(examples.num_examples)
-                    self._learn(model, examples, everything, params.loop, params.steps, scratch, "sft", None)
+                    self._learn_anew(0, scratch)
             return folder / "weights"
-        folder, loop = self.folder / arm.name / str(self.day(number).as_of), params.loop
+        folder = self.folder / arm.name / str(self.day(number).as_of)
         with making(folder) as scratch:
-            if scratch is not None:
-                from_cpt = arm.start == "cpt"
-                examples = self.windows(number, CPT_DAYS if from_cpt else 1)
-                start = self.cpt() if from_cpt else self.weights(arm, number - 1)
-                if not from_cpt and params.daily_learning_rate is not None:
-                    loop = loop.model_copy(update={"learning_rate": params.daily_learning_rate})
-                if arm.orbit is not None:
-                    most = arm.orbit * distance(self.weights(arm, 0), self.cpt())
-                    loop = loop.model_copy(update={"orbit_distance": most})
-                steps, chosen = arm.steps * params.daily_steps, examples.of_kinds("recent", "replay")
-                anchor = self.cpt() if arm.orbit is not None else None
-                self._learn(load_language_model(start), examples, chosen, loop, steps, scratch, "sft", anchor)
+            if scratch is None:
+                pass
+            elif arm.start == "weekly" and number % WEEK == 0:
+                self._learn_anew(number, scratch)
+            else:
+                self._learn_increment(arm, number, scratch)
         return folder / "weights"
+
+    def _learn_anew(self, number: int, out: Path) -> None:
+        params, examples = self.params("sft", SftParams), self.windows(number, 1)
+        model = open_model(self.cpt(), self.material(number).words, params, self.seed, from_cpt=True)
+        self._learn(model, examples, of_first_training(examples), params.loop, params.steps, out, "sft", None)
+
+    def _learn_increment(self, arm: Arm, number: int, out: Path) -> None:
+        params = self.params("sft", SftParams)
+        from_cpt, loop = arm.start == "cpt", params.loop
+        examples = self.windows(number, CPT_DAYS if from_cpt else 1)
+        start = self.cpt() if from_cpt else self.weights(arm, number - 1)
+        if not from_cpt and params.daily_learning_rate is not None:
+            loop = loop.model_copy(update={"learning_rate": params.daily_learning_rate})
+        if arm.orbit is not None:
+            most = arm.orbit * distance(self.weights(arm, 0), self.cpt())
+            loop = loop.model_copy(update={"orbit_distance": most})
+        steps, chosen = arm.steps * params.daily_steps, examples.of_kinds("recent", "replay")
+        anchor = self.cpt() if arm.orbit is not None else None
+        model = open_model(start, self.material(number).words, params, self.seed, from_cpt=from_cpt)
+        self._learn(model, examples, chosen, loop, steps, out, "sft", anchor)
 
     def _learn(
         self,
         model: Any,
-        examples: Examples,
+        examples: Any,
         chosen: np.ndarray,
         loop: LoopParams,
         steps: int,
@@ -182,7 +201,7 @@ class Study:
         found = train(
             model, examples, loop, chosen=chosen, steps=steps, seed=seed, stage=stage, progress_path=progress, **more
         )
-        save_language_model(model, out / "weights")
+        save_model(model, out / "weights")
         cost = {"tokens": found["tokens"], "cpu_seconds": round(time.process_time() - began, 2)}
         artifact.write_json(out / "metrics.json", {**found, **cost})
 
@@ -200,6 +219,12 @@ class Study:
         """recall@10 of each query; None where nothing relevant is left."""
         width = self.params("scores", scores.ScoresParams).width
         return recall_of_queries(self.day(number), weights, self.queries(number), width)
+
+    def served(self, chosen: Sequence[Arm], number: int) -> dict[str, Any]:
+        """Arm → figures of what is served over its weights on the days after a day."""
+        day = self.log.following(self.day(number - 1), SERVED_DAYS)
+        weights = {arm.name: self.weights(arm, number) for arm in chosen}
+        return serve(day, self.log.recipe, weights, self.seed, self.folder / "served")
 
     def row(self, arm: Arm, number: int) -> dict[str, Any]:
         """What an arm did on a day, and how well it was then."""
@@ -286,12 +311,13 @@ def main() -> None:
     """Run what is missing, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT / "examples/online_retail", help="items and events (parquet)")
-    parser.add_argument("--recipe", type=Path, default=ROOT / "recipes/cpu_tiny_tokens.yaml")
+    parser.add_argument("--recipe", type=Path, default=ROOT / "recipes/cpu_tiny.yaml")
     parser.add_argument("--days", type=int, default=14, help="increments, on consecutive days that have events")
     parser.add_argument("--seeds", type=int, default=1, help="how often all of it, from 17 on")
     parser.add_argument("--users", type=int, default=80, help="users of a day that are asked at most")
     parser.add_argument("--orbit", type=float, nargs="*", default=[1.0, 0.7], help="thresholds, of day 0's distance")
     parser.add_argument("--arms", nargs="+", help="names of those to run, as above; default: all")
+    parser.add_argument("--served", action="store_true", help="also what is served after the last day, with a ranker")
     parser.add_argument("--quick", action="store_true", help="two days, few steps, one seed")
     parser.add_argument("--json", type=Path, help="file for the figures; rows that it holds are not made again")
     parser.add_argument("--cache", type=Path, help="folder for all that is made; default: a temporary one")
@@ -311,7 +337,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
     settings = {name: getattr(arguments, name) for name in ("days", "users", "quick", "orbit")}
     settings |= {"data": arguments.data.resolve().name, "recipe": recipe}
     key = artifact.sha256_json(settings)[:16]
-    report: dict[str, Any] = {"key": key, "start": [], "rows": []}
+    report: dict[str, Any] = {"key": key, "start": [], "rows": [], "served": []}
     if arguments.json and arguments.json.exists():
         report = json.loads(arguments.json.read_text(encoding="utf-8"))
         if report["key"] != key:
@@ -328,6 +354,9 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
         log = Log.land(data, folder / f"log-{seed}", folder / "recipe.yaml", seed, most)
         if len(log.days) < arguments.days + 2:
             raise InputError(f"{data}: {len(log.days)} days with events; --days wants {arguments.days} + 2 at least")
+        if arguments.served and not arguments.quick:  # leave days to be asked after the last one
+            end = sum(day <= log.days[-1] - timedelta(days=SERVED_DAYS) for day in log.days)
+            log = replace(log, days=log.days[: end + 1])
         log = replace(log, days=log.days[-arguments.days - 2 :])
         study = Study(log, seed, folder / f"weights-{seed}", arguments.users)
         if not any(told["seed"] == seed for told in report["start"]):
@@ -342,7 +371,21 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
                     shown = summarise(report["rows"][-1:])[arm.name][scores.PLAIN]["recall@10"]
                     say(f"seed {seed}, {day}, {arm.name}: recall@10 not masked {shown:.4f}")
                     _write(arguments.json, report, settings)
+        if arguments.served and not any(told["seed"] == seed for told in report["served"]):
+            report["served"].append({"seed": seed, "arms": study.served(chosen, arguments.days)})
+            _write(arguments.json, report, settings)
     print("\n".join(table(report["rows"], report["start"])))
+    print("\n".join(served_table(report["served"])))
+
+
+def served_table(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """A line a seed, arm and protocol: what is served after the last day."""
+    for row in rows:
+        yield f"\nserved on the {SERVED_DAYS} days after the last, seed {row['seed']}, recall@10"
+        for arm, protocols in row["arms"].items():
+            for protocol, found in protocols.items():
+                cells = [f"{k} {v['recall@10']:+.4f} ± {v['recall@10_se']:.4f}" for k, v in found.items()]
+                yield f"{arm:16s}{protocol:14s}" + ", ".join(cells)
 
 
 def _write(path: Path | None, report: dict[str, Any], settings: dict[str, Any]) -> None:

@@ -117,12 +117,12 @@ class Log:
         """Learn everything anew on a day. eval_days: calendar days that are asked; None: the next day with events."""
         return self._make(as_of, None, eval_days)
 
-    def following(self, before: Day) -> Day:
-        """The next day, with SIDs of the new items from the frozen quantizer."""
-        return self._make(before.asked, before)
+    def following(self, before: Day, eval_days: int | None = None) -> Day:
+        """The next day, with SIDs of the new items from the frozen quantizer. eval_days: as for the first."""
+        return self._make(before.asked, before, eval_days)
 
     def _make(self, as_of: date, before: Day | None, eval_days: int | None = None) -> Day:
-        folder = self.folder / f"day-{as_of}"
+        folder = self.folder / f"day-{as_of}{f'-{eval_days}' if before and eval_days else ''}"
         day = Day(as_of, self.days[self.days.index(as_of) + 1], folder)
         base = before.folder if before else None
         with making(folder) as scratch:

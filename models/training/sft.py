@@ -8,7 +8,8 @@ run     python -m models.training.sft --params recipes/cpu_tiny.yaml --corpus â€
 
 Without a base: `steps` on examples of all targets, from the CPT checkpoint. With one, the daily increment:
 `daily_steps` on the recent and the replayed examples, from the base's weights (`start: previous`) or from the CPT
-checkpoint (`start: cpt`). With `vocabulary.item_places` the model gets a SID head (models/language/item_model.py),
+checkpoint (`start: cpt`). After `reanchor_days` increments in a row the next training is as without a base again, so
+that a lineage cannot drift away from its checkpoint for ever. With `vocabulary.item_places` the model gets a SID head (models/language/item_model.py),
 which a start at the CPT checkpoint draws anew.
 """
 
@@ -24,7 +25,7 @@ from models.language.model import check_vocabulary, load_language_model, save_la
 from models.language.places import HeadParams
 from models.language.words import Vocabulary
 from models.training.packing import PROGRESS, LoopParams, checkpoint_of
-from plumline.artifact import read_manifest
+from plumline.artifact import read_json, read_manifest
 from plumline.errors import MixedReleaseError
 from plumline.stage import Params, hash_seed, main
 
@@ -40,6 +41,8 @@ class SftParams(Params):
     """Optimizer steps of a daily increment."""
     daily_learning_rate: float | None = Field(default=None, gt=0.0)
     """Learning rate of a daily increment; null takes the loop's."""
+    reanchor_days: int = Field(default=0, ge=0)
+    """Every so many daily trainings one is anew from the CPT checkpoint, at full length; 0: never."""
     loop: LoopParams = LoopParams()
     """The loop."""
     head: HeadParams = HeadParams()
@@ -53,7 +56,8 @@ def run(
 
     Raises MixedReleaseError if the base was trained from another CPT checkpoint than `cpt`.
     """
-    weights = start_weights(params, cpt, base)
+    increments = count_increments(params, base)
+    weights = start_weights(params, cpt, base, anew=not increments)
     from models.language.item_model import ItemModel, load_item_model, save_item_model, start_item_model
     from models.training.loop import train, write_metrics
 
@@ -72,7 +76,7 @@ def run(
         chosen = np.arange(examples.num_examples)
     check_vocabulary(model, words)
     loop, steps = params.loop, params.steps
-    if base is not None:
+    if increments:
         steps, chosen = params.daily_steps, examples.of_kinds("recent", "replay")
         loop = loop.model_copy(update={"learning_rate": params.daily_learning_rate or loop.learning_rate})
     metrics = train(
@@ -89,10 +93,19 @@ def run(
     )
     save = save_item_model if isinstance(model, ItemModel) else save_language_model
     save(model, out / "weights")
-    write_metrics(out, {**metrics, "start": "previous" if weights.parent != cpt else "cpt"})
+    start = "previous" if weights.parent != cpt else "cpt"
+    write_metrics(out, {**metrics, "start": start, "increments": increments})
 
 
-def start_weights(params: SftParams, cpt: Path, base: Path | None) -> Path:
+def count_increments(params: SftParams, base: Path | None) -> int:
+    """Daily increments in a row, this one with them; 0 for a training at full length from the CPT checkpoint."""
+    if base is None:
+        return 0
+    before = read_json(base / "sft" / "metrics.json").get("increments", 0)  # older releases did not count
+    return 0 if params.reanchor_days and before + 1 >= params.reanchor_days else before + 1
+
+
+def start_weights(params: SftParams, cpt: Path, base: Path | None, *, anew: bool = False) -> Path:
     """The folder of weights to start from; a base must descend from the same CPT checkpoint, whatever the start."""
     if base is None:
         return cpt / "weights"
@@ -102,7 +115,7 @@ def start_weights(params: SftParams, cpt: Path, base: Path | None) -> Path:
             f"{base / 'sft'} was trained from the CPT checkpoint {found}, {cpt} is {wanted}; "
             "give the base's own cpt, or train anew without a base"
         )
-    return (cpt if params.start == "cpt" else base / "sft") / "weights"
+    return (cpt if anew or params.start == "cpt" else base / "sft") / "weights"
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ def test_a_day_knows_no_later_one(root: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     write_parquet(tmp_path / "data" / "items.parquet", items)
     write_parquet(tmp_path / "data" / "events.parquet", events)
-    recipe = read_recipe(root / "recipes" / "cpu_tiny_tokens.yaml")
+    recipe = read_recipe(root / "recipes" / "cpu_tiny.yaml")
     recipe["quantizer"] |= {"codebooks": [8, 8], "steps": 20, "warmup_steps": 5}
     recipe["vocabulary"] = {"text_tokens": 300}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")

@@ -87,6 +87,21 @@ def test_daily_increment(inputs: dict[str, Path], base: Path, tmp_path: Path, st
     assert torch.allclose(embeddings(tmp_path / "out"), begun, atol=1e-6)  # at that rate nothing moves far
 
 
+def test_anew_from_the_checkpoint_every_few_days(inputs: dict[str, Path], base: Path, tmp_path: Path) -> None:
+    params = PARAMS.model_copy(update={"reanchor_days": 3})
+    told = []
+    for day in range(5):
+        out = tmp_path / f"day {day}" / "sft"
+        parents = {"cpt": read_manifest(inputs["cpt"]).digest}
+        with artifact.writing(out, stage="sft", key="k", parents=parents) as scratch:
+            run(params, **inputs, base=base, seed=1, out=scratch)
+        base = out.parent
+        metrics = read_json(out / "metrics.json")
+        told.append((metrics["increments"], metrics["steps"], metrics["start"]))
+    increments = [(1, 2, "previous"), (2, 2, "previous")]
+    assert told == [*increments, (0, 4, "cpt"), *increments]
+
+
 def test_another_lineage_is_refused(inputs: dict[str, Path], base: Path, tmp_path: Path) -> None:
     with artifact.writing(tmp_path / "other", stage="cpt", key="k") as scratch:
         (scratch / "metrics.json").write_text("{}")
