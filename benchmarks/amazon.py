@@ -178,7 +178,7 @@ class TeacherRanker:
 
 
 def run_teacher(run: Run) -> Ranked:
-    from benchmarks.measuring.amazon_model import fit_teacher
+    from benchmarks.measuring.amazon_examples import fit_teacher
 
     def fit() -> TeacherRanker:
         item_ids = run.task.item_ids
@@ -236,7 +236,8 @@ class Model:
 @lru_cache(maxsize=1)
 def asked_model(task: LeaveOneOut, seed: int, budget_minutes: float, quick: bool) -> Model:
     """The model of the rows `model` and `served`, trained once for both."""
-    from benchmarks.measuring.amazon_model import QUICK, AmazonParams, train_model
+    from benchmarks.measuring.amazon_examples import AmazonParams
+    from benchmarks.measuring.amazon_model import QUICK, train_model
 
     rows = draw_rows(len(task.validation), LABEL_USERS, seed)
     with tempfile.TemporaryDirectory() as scratch:

@@ -113,7 +113,7 @@ def _by_age(ranked: Ranked, ruler: Ruler, born: Mapping[str, int]) -> tuple[dict
     return figures, targets
 
 
-def _pooled(
+def pooled(
     figures: Sequence[Mapping[str, Any]], measure: str, *, same_users: bool = False
 ) -> tuple[float, float] | None:
     """Mean over seeds of one figure, and its standard error: of users, who are other ones in each world.
@@ -130,7 +130,7 @@ def _pooled(
 
 def table(rows: Sequence[Mapping[str, Any]], *, same_users: bool = False) -> Iterator[str]:
     """Lines: a method a row, recall@10 and ndcg@10 of both protocols, recall@10 by age; means over the rows' seeds."""
-    pooled = partial(_pooled, same_users=same_users)
+    mean_of = partial(pooled, same_users=same_users)
     for protocol in PROTOCOLS:
         number = sum(row["methods"]["served"][protocol]["num_queries"] for row in rows)
         words = protocol.replace("_", " ")
@@ -139,20 +139,20 @@ def table(rows: Sequence[Mapping[str, Any]], *, same_users: bool = False) -> Ite
         yield f"{'':16s}{'R@10':18s}{'N@10':18s}{ages}{'served - it, R@10':18s}"
         for method in rows[0]["methods"]:
             of_all = [row["methods"][method][protocol] for row in rows]
-            cells = [pooled(of_all, "recall@10"), pooled(of_all, "ndcg@10")]
-            cells += [pooled([row["ages"][age][method][protocol] for row in rows], "recall@10") for age in AGES]
-            cells.append(pooled([row["served_minus"].get(method, {}).get(protocol, {}) for row in rows], "recall@10"))
+            cells = [mean_of(of_all, "recall@10"), mean_of(of_all, "ndcg@10")]
+            cells += [mean_of([row["ages"][age][method][protocol] for row in rows], "recall@10") for age in AGES]
+            cells.append(mean_of([row["served_minus"].get(method, {}).get(protocol, {}) for row in rows], "recall@10"))
             yield f"{method:16s}" + "".join(f"{_shown(cell):18s}" for cell in cells)
         counts = ", ".join(f"{sum(row['num_targets'][age][protocol] for row in rows):,} {age}" for age in AGES)
         reached = np.mean([row["candidates"][protocol] for row in rows])
-        gain = [pooled([row["model_gain"][protocol] for row in rows], name) for name in ("recall@10", "ndcg@10")]
+        gain = [mean_of([row["model_gain"][protocol] for row in rows], name) for name in ("recall@10", "ndcg@10")]
         yield f"targets: {counts}; among the candidates: {reached:.1%}"
         yield f"model_gain: R@10 {_shown(gain[0])}, N@10 {_shown(gain[1])}"
-        yield from _kinds(rows, protocol, pooled)
+        yield from _kinds(rows, protocol, mean_of)
         yield ""
 
 
-def _kinds(rows: Sequence[Mapping[str, Any]], protocol: str, pooled: Callable[..., Any]) -> Iterator[str]:
+def _kinds(rows: Sequence[Mapping[str, Any]], protocol: str, mean_of: Callable[..., Any]) -> Iterator[str]:
     """Recall of new and tail items and of cold users, and how much is shown; rows of older runs have none."""
     if not all("kinds" in row for row in rows):
         return
@@ -161,10 +161,10 @@ def _kinds(rows: Sequence[Mapping[str, Any]], protocol: str, pooled: Callable[..
     titles = "".join(f"{f'R@10 {kind} ({counts[kind]:,})':22s}" for kind in kinds)
     yield f"{'':16s}{titles}effective vocabulary"
     for method in rows[0]["methods"]:
-        cells = [pooled([one["methods"].get(method, {}) for one in found], "recall@10") for found in kinds.values()]
+        cells = [mean_of([one["methods"].get(method, {}) for one in found], "recall@10") for found in kinds.values()]
         vocabulary = np.mean([row["shown"][method]["effective_vocabulary"] for row in rows])
         yield f"{method:16s}" + "".join(f"{_shown(cell):22s}" for cell in cells) + f"{vocabulary:,.0f}"
-    gains = [pooled([one["model_gain"] for one in found], "recall@10") for found in kinds.values()]
+    gains = [mean_of([one["model_gain"] for one in found], "recall@10") for found in kinds.values()]
     yield f"{'model gain':16s}" + "".join(f"{_shown(gain):22s}" for gain in gains)
 
 

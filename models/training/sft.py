@@ -9,8 +9,8 @@ run     python -m models.training.sft --params recipes/cpu_tiny.yaml --corpus â€
 Without a base: `steps` on examples of all targets, from the CPT checkpoint. With one, the daily increment:
 `daily_steps` on the recent and the replayed examples, from the base's weights (`start: previous`) or from the CPT
 checkpoint (`start: cpt`). After `reanchor_days` increments in a row the next training is as without a base again, so
-that a lineage cannot drift away from its checkpoint for ever. With `vocabulary.item_places` the model gets a SID head (models/language/item_model.py),
-which a start at the CPT checkpoint draws anew.
+that a lineage cannot drift away from its checkpoint for ever. With `vocabulary.item_places` the model gets a SID head
+(models/language/item_model.py), which a start at the CPT checkpoint draws anew.
 """
 
 from pathlib import Path

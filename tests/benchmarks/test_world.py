@@ -77,6 +77,7 @@ def test_the_chain_comes_first_for_who_follows_it() -> None:
 def test_seeds_are_pooled() -> None:
     figures = [{"recall@10": 0.2, "recall@10_se": 0.03}, {"recall@10": 0.4, "recall@10_se": 0.04}, {"num_queries": 0}]
     assert pooled(figures, "recall@10") == (pytest.approx(0.3), pytest.approx(0.025))
+    assert pooled(figures, "recall@10", same_users=True) == (pytest.approx(0.3), pytest.approx(0.035))
     assert pooled(figures[2:], "recall@10") is None
     one = {"recall@10": 0.2, "recall@10_se": 0.03, "ndcg@10": 0.1, "ndcg@10_se": 0.01, "num_queries": 7}
     each = dict.fromkeys(PROTOCOLS, one)
