@@ -15,11 +15,7 @@ of an id in.
 """
 
 import hashlib
-import os
-import secrets
-import shutil
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -27,9 +23,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from tqdm import tqdm
 
-from features.batches import ITEMS_FILE, QUARANTINE_FILE, USERS_FILE, day_file, list_batches
-from features.day_parts import DayParts
+from features.batches import ITEMS_FILE, QUARANTINE_FILE, USERS_FILE, cut_days, day_file, list_batches
 from features.expectations.items import described
 from features.intake.tables import Renamed, read_table, rename, split_mapping
 from plumline import artifact
@@ -97,7 +93,7 @@ def known_items(landing: Path) -> set[str]:
 
 def land(
     items: pa.Table | None,
-    events: pa.Table | Iterable[pa.Table] | None,
+    events: pa.Table | None,
     users: pa.Table | None,
     *,
     landing: Path,
@@ -107,77 +103,36 @@ def land(
     """Land renamed tables as one batch artifact and return its folder; what is there already is left as it is.
 
     Events later than `now` + 5 minutes go into the batch's quarantine. All or nothing: any fatal problem is an
-    InputError and nothing is written. events: a table, or blocks of one that memory does not hold. source: a note for
-    people (file names), kept in the manifest.
+    InputError and nothing is written. source: a note for people (file names), kept in the manifest.
     """
     if items is None and events is None and users is None:
         raise InputError("nothing to land; give at least one of items, events, users")
-    whole = events if isinstance(events, pa.Table) else None
-    fatal = [problem for problem in check(items, whole, users, now=now) if problem.fatal]
+    fatal = [problem for problem in check(items, events, users, now=now) if problem.fatal]
     if fatal:
         raise InputError(str(fatal[0]))
-    with _scratch(landing) as scratch:
-        hashes: dict[str, str] = {}
-        if items is not None:
-            hashes[ITEMS_FILE] = _write(scratch / ITEMS_FILE, _sorted(conform(items, ITEMS), "item_id"))
-        if users is not None:
-            hashes[USERS_FILE] = _write(scratch / USERS_FILE, _sorted(conform(users, USERS), "user_id"))
-        folded = 0
-        if events is not None:
-            blocks = [events] if isinstance(events, pa.Table) else events
-            folded = _write_events(blocks, now, scratch, hashes)
-        identity = artifact.sha256_json(hashes)
-        out = landing / identity[:16]
-        if (out / artifact.MANIFEST).is_file():
-            return out
-        arguments = {"order": len(list_batches(landing)), "source": source, "folded": folded}
-        about = {"key": identity, "arguments": arguments, "code": code_version(__name__), "git_sha": git_sha()}
-        with artifact.writing(out, stage="landing", **about) as sealed:
-            for name in hashes:
-                (sealed / name).parent.mkdir(parents=True, exist_ok=True)
-                (scratch / name).rename(sealed / name)
+    tables: dict[str, pa.Table] = {}
+    folded = 0
+    if items is not None:
+        tables[ITEMS_FILE] = _sorted(conform(items, ITEMS), "item_id")
+    if users is not None:
+        tables[USERS_FILE] = _sorted(conform(users, USERS), "user_id")
+    if events is not None:
+        good, late, folded = _prepare_events(events, now)
+        tables |= {day_file(day): part for day, part in cut_days(good)}
+        if late.num_rows:
+            tables[QUARANTINE_FILE] = late.append_column(
+                "reason", pa.array(["timestamp in the future"] * late.num_rows)
+            )
+    identity = artifact.sha256_json({name: _content_hash(table) for name, table in tables.items()})
+    out = landing / identity[:16]
+    if (out / artifact.MANIFEST).is_file():
+        return out
+    arguments = {"order": len(list_batches(landing)), "source": source, "folded": folded}
+    about = {"key": identity, "arguments": arguments, "code": code_version(__name__), "git_sha": git_sha()}
+    with artifact.writing(out, stage="landing", **about) as scratch:
+        for name, table in tqdm(tables.items(), desc="land", unit="file", disable=len(tables) < 50):
+            write_parquet(scratch / name, table)
     return out
-
-
-def _write_events(blocks: Iterable[pa.Table], now: datetime, scratch: Path, hashes: dict[str, str]) -> int:
-    """Write the events' days and those from the future; returns how many equal rows were folded."""
-    late, folded, has_ids = [], 0, False
-    with DayParts(scratch / "parts") as parts:
-        for block in blocks:
-            has_ids |= block.column("event_id").null_count < block.num_rows
-            is_late = pc.greater(block.column("timestamp"), _latest(now))
-            late.append(block.filter(is_late))
-            parts.add(block.filter(pc.invert(is_late)))
-        if not parts.num_rows and any(one.num_rows for one in late):
-            first = next(one for one in late if one.num_rows)
-            raise InputError(str(_all_late(first.column("timestamp"), now, sum(one.num_rows for one in late))))
-        for day, rows in parts:
-            prepared, gone = _prepare_events(rows, has_ids=has_ids)
-            folded += gone
-            hashes[day_file(day)] = _write(scratch / day_file(day), prepared)
-    if any(one.num_rows for one in late):
-        refused, gone = _prepare_events(pa.concat_tables(late), has_ids=has_ids)
-        folded += gone
-        reasons = pa.array(["timestamp in the future"] * refused.num_rows)
-        hashes[QUARANTINE_FILE] = _write(scratch / QUARANTINE_FILE, refused.append_column("reason", reasons))
-    return folded
-
-
-def _write(path: Path, table: pa.Table) -> str:
-    """Write a table of the batch, and say what identifies it."""
-    write_parquet(path, table)
-    return _content_hash(table)
-
-
-@contextmanager
-def _scratch(landing: Path) -> Iterator[Path]:
-    """A folder beside the batches that is gone afterwards; that of a killed writer goes with the next delivery."""
-    folder = landing / artifact.SCRATCH / f"delivery-{os.getpid()}-{secrets.token_hex(4)}"
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 # --- problems ---
@@ -240,14 +195,19 @@ def _check_events(events: pa.Table, known: Collection[str], now: datetime) -> li
     problems += _problem(unknown, "events", "unknown item_id", items, advice, fatal=False)
     late = pc.fill_null(pc.greater(times, _latest(now)), False)
     if events.num_rows and pc.sum(late).as_py() == events.num_rows:
-        return [*problems, _all_late(times, now, events.num_rows)]
+        problems.append(
+            Problem(
+                "events",
+                1,
+                "timestamp",
+                f"{times[0].as_py()}",
+                f"all lie after now ({now:%Y-%m-%d %H:%M} UTC); check the unit",
+                events.num_rows,
+            )
+        )
+        return problems
     advice = f"it lies after now ({now:%Y-%m-%d %H:%M} UTC) and will be quarantined"
     return problems + _problem(late, "events", "timestamp in the future:", times, advice, fatal=False)
-
-
-def _all_late(times: pa.ChunkedArray, now: datetime, count: int) -> Problem:
-    advice = f"all lie after now ({now:%Y-%m-%d %H:%M} UTC); check the unit"
-    return Problem("events", 1, "timestamp", f"{times[0].as_py()}", advice, count)
 
 
 # --- tables of the batch ---
@@ -257,15 +217,17 @@ def _latest(now: datetime) -> pa.Scalar:
     return pa.scalar(now + CLOCK_SKEW, TIMESTAMP)
 
 
-def _prepare_events(events: pa.Table, *, has_ids: bool) -> tuple[pa.Table, int]:
-    """Events sorted by time and id, and how many equal rows were folded: equal ones have one time, so one day."""
+def _prepare_events(events: pa.Table, now: datetime) -> tuple[pa.Table, pa.Table, int]:
+    """Events that may land and those from the future, both sorted, and how many equal rows were folded."""
     folded = 0
-    if not has_ids:
+    if events.column("event_id").null_count == events.num_rows:
         events = events.set_column(events.column_names.index("event_id"), "event_id", _derive_ids(events))
         first = ~events.column("event_id").to_pandas().duplicated().to_numpy()
         folded = int((~first).sum())
         events = events.filter(pa.array(first))
-    return _sorted(conform(events, EVENTS), "timestamp", "event_id"), folded
+    events = _sorted(conform(events, EVENTS), "timestamp", "event_id")
+    late = pc.greater(events.column("timestamp"), _latest(now))
+    return events.filter(pc.invert(late)), events.filter(late), folded
 
 
 def _derive_ids(events: pa.Table) -> pa.Array:

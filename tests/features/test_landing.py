@@ -56,28 +56,6 @@ def test_the_same_delivery_twice_is_there_once(tmp_path: Path) -> None:
     assert [batch.order for batch in list_batches(tmp_path)] == [0, 1]
 
 
-@pytest.mark.parametrize("size", [1, 3, 100])
-def test_a_delivery_in_blocks_is_the_same_batch(tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(3)
-    rows = [(f"u{u}", f"i{i}", f"2024-01-{1 + d:02d} {h:02d}:00") for u, i, d, h in rng.integers(0, 12, (90, 4))]
-    events = make_events(*rows, *rows[:20])  # the last ones lie in the future, and twenty are there twice
-    whole = land(None, events, None, landing=tmp_path / "whole", source="x", now=NOW)
-    monkeypatch.setattr("features.day_parts._ROWS_IN_MEMORY", 10)
-    blocks = (events.slice(start, size) for start in range(0, events.num_rows, size))
-    parts = land(None, blocks, None, landing=tmp_path / "parts", source="x", now=NOW)
-    verify(parts)
-    assert {n: b for n, b in files(parts).items() if n != "manifest.json"} == {
-        n: b for n, b in files(whole).items() if n != "manifest.json"
-    }
-    assert parts.name == whole.name
-    assert list((tmp_path / "parts" / ".scratch").iterdir()) == []
-    folded = [list_batches(tmp_path / name)[0].manifest.arguments["folded"] for name in ("whole", "parts")]
-    assert folded == [events.num_rows - len(set(rows))] * 2
-    with pytest.raises(InputError, match="all lie after now"):
-        land(None, iter([events]), None, landing=tmp_path / "none", source="x", now=datetime(2023, 1, 1, tzinfo=UTC))
-    assert [p for p in (tmp_path / "none").rglob("*") if p.is_file()] == []
-
-
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_the_order_of_rows_in_a_file_does_not_matter(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
