@@ -52,7 +52,7 @@ _MAX_WAITING = 64
 REQUESTS = Counter("plumline_requests", "Requests by route and status.", ["route", "status"])
 INVALID = Counter("plumline_invalid_items", "Items that the model proposed and that were not fit to serve.")
 DEGRADED = Counter("plumline_degraded", "Answers made without something that should have been known.", ["reason"])
-SWAP_FAILURES = Counter("plumline_swap_failures", "Champions or tombstones that could not be loaded.")
+SWAP_FAILURES = Counter("plumline_swap_failures", "Looks at champion, tombstones and traffic that failed.")
 SWAPS = Counter("plumline_swaps", "Champions loaded.")
 LATENCY = Histogram(
     "plumline_latency_seconds",
