@@ -76,7 +76,8 @@ def assert_said(ranked: RankedRetriever, asked: Sequence[Request], found: Sequen
         np.testing.assert_array_equal(said, np.round(said, 3))
         of_beams = one.candidates.scores[:, SOURCES.index("beam")]
         named = ~np.isnan(of_beams)
-        np.testing.assert_array_equal(said[named], of_beams[named])
+        # two kernels may round one score to either side
+        np.testing.assert_allclose(said[named], of_beams[named], atol=1.1e-3)
 
 
 def test_every_candidate_has_its_plain_score(ranked: RankedRetriever) -> None:
