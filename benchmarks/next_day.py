@@ -39,6 +39,7 @@ def run(arguments: argparse.Namespace, seed: int, folder: Path) -> dict[str, Any
         "events": {"horizon_days": arguments.eval_days},
         "histories": {"eval_days": arguments.eval_days},
         "ranker": {"leave_one_out_queries": 0, "max_queries": arguments.queries},
+        "rivals": {"leave_one_out_queries": 0, "max_queries": arguments.queries},
     }
     if arguments.quick:
         changes |= QUICK_STEPS
