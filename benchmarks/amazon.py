@@ -1,6 +1,7 @@
 """The Amazon leave-one-out benchmark: the model and every baseline on one split, in one table.
 
-run   python benchmarks/amazon.py --data DIR [--budget-minutes M] [--seeds 3] [--quick] [--json FILE] [--only NAMES …]
+run   python benchmarks/amazon.py --data DIR [--budget-minutes M | --passes P] [--seeds 3] [--quick] [--json FILE]
+          [--only NAMES …]
 
 DIR has items.parquet and events.parquet with `position` and `split_loo` (`measuring.leave_one_out` says what is asked,
 and what the order of the events of one day gives away). Recall and NDCG at 5 and 10, full ranking over all items, seen
@@ -14,8 +15,8 @@ same seed and budget (`measuring.amazon_ranked`). Alone of all rows they learn f
 candidates and nothing else; what is counted are training events.
 
 --json is written after every row and read again, so a run that was stopped goes on where it was. --budget-minutes is
-the training time of one seed of the model. --quick: 2,000 users, one seed, few steps (≤ 2 minutes on two cores): a
-look, not a measurement.
+the training time of one seed of the model, --passes a length that is the same on any machine, however busy. --quick:
+2,000 users, one seed, few steps (≤ 2 minutes on two cores): a look, not a measurement.
 """
 
 import argparse
@@ -116,6 +117,7 @@ class Run:
     seed: int
     quick: bool
     budget_minutes: float
+    passes: int | None = None
 
 
 def rank(run: Run, fit: Callable[[], Any]) -> Ranked:
@@ -234,27 +236,28 @@ class Model:
 
 
 @lru_cache(maxsize=1)
-def asked_model(task: LeaveOneOut, seed: int, budget_minutes: float, quick: bool) -> Model:
+def asked_model(task: LeaveOneOut, seed: int, budget_minutes: float, passes: int | None, quick: bool) -> Model:
     """The model of the rows `model` and `served`, trained once for both."""
     from benchmarks.measuring.amazon_examples import AmazonParams
     from benchmarks.measuring.amazon_model import QUICK, train_model
 
     rows = draw_rows(len(task.validation), LABEL_USERS, seed)
     with tempfile.TemporaryDirectory() as scratch:
-        trained = train_model(task, Path(scratch), seed, budget_minutes, QUICK if quick else AmazonParams())
+        params = QUICK if quick else AmazonParams()
+        trained = train_model(task, Path(scratch), seed, budget_minutes, params, passes)
         labels = trained.said([task.validation[row] for row in rows.tolist()])
         return Model(trained, rows, {"test": trained.said(task.test), "labels": labels})
 
 
 def run_model(run: Run) -> Ranked:
-    asked = asked_model(run.task, run.seed, run.budget_minutes, run.quick)
+    asked = asked_model(run.task, run.seed, run.budget_minutes, run.passes, run.quick)
     items = [[item for item, _ in one.hits] for one in asked.said["test"]]  # both protocols are read off one list of 50
     model = asked.trained
     return Ranked(dict.fromkeys(PROTOCOLS, items), model.minutes, model.parameters, model.notes)
 
 
 def run_served(run: Run) -> Ranked:
-    asked = asked_model(run.task, run.seed, run.budget_minutes, run.quick)
+    asked = asked_model(run.task, run.seed, run.budget_minutes, run.passes, run.quick)
     lists = rank_all(
         run.task,
         run.seed,
@@ -267,7 +270,8 @@ def run_served(run: Run) -> Ranked:
     for protocol in PROTOCOLS:
         gain = compare(lists["served"][protocol], lists["without_model"][protocol], run.task, protocol == PROTOCOLS[0])
         gains[protocol] = {"means": gain.means, "standard_errors": gain.standard_errors}
-    notes = {"budget_minutes": run.budget_minutes, "label_users": len(asked.label_rows), "model_gain": gains}
+    length = {"budget_minutes": run.budget_minutes} if run.passes is None else {"passes": run.passes}
+    notes = {**length, "label_users": len(asked.label_rows), "model_gain": gains}
     return Ranked(lists["served"], asked.trained.minutes, asked.trained.parameters, notes)
 
 
@@ -324,7 +328,8 @@ def _key(name: str, run: Run) -> str:
     if name in ("model", "served"):
         from benchmarks.measuring.amazon_model import params_of
 
-        settings += [run.budget_minutes, params_of(run.quick)]
+        settings += [run.passes or run.budget_minutes, params_of(run.quick)]
+        settings += [] if run.passes is None else ["passes"]
     return artifact.sha256_json(settings)[:16]
 
 
@@ -372,6 +377,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with items.parquet and events.parquet")
     parser.add_argument("--budget-minutes", type=float, default=90.0, help="training time of the model, each seed")
+    parser.add_argument("--passes", type=int, help="passes over the log that the model trains, in place of minutes")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of what is trained")
     parser.add_argument("--only", nargs="+", choices=list(METHODS), default=list(METHODS), metavar="NAME")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_USERS:,} users, one seed, few steps")
@@ -389,7 +395,7 @@ def main() -> None:
         for name in arguments.only:  # all methods of a seed: several share what was trained
             if seed > FIRST_SEED and not METHODS[name].trained:
                 continue
-            run = Run(task, seed, arguments.quick, arguments.budget_minutes)
+            run = Run(task, seed, arguments.quick, arguments.budget_minutes, arguments.passes)
             where = (task.name, name, seed)
             if (*where, _key(name, run)) in {(r["data"], r["method"], r["seed"], r["key"]) for r in rows}:
                 continue

@@ -91,8 +91,10 @@ class Trained:
         return [Said(*one) for one in zip(hits, scorers, strict=True)]
 
 
-def train_model(task: LeaveOneOut, folder: Path, seed: int, budget_minutes: float, params: AmazonParams) -> Trained:
-    """Train for about budget_minutes, SIDs included. folder: of what is made on the way."""
+def train_model(
+    task: LeaveOneOut, folder: Path, seed: int, budget_minutes: float, params: AmazonParams, passes: int | None = None
+) -> Trained:
+    """Train for about budget_minutes, SIDs included, or for so many passes. folder: of what is made on the way."""
     from models.language.item_model import save_item_model, start_item_model
     from models.language.model import pick_device
     from models.training.loop import train
@@ -140,7 +142,7 @@ def train_model(task: LeaveOneOut, folder: Path, seed: int, budget_minutes: floa
     model.load_state_dict(state)
     speed = json.loads((folder / "progress.jsonl").read_text().splitlines()[-1])["tokens_per_s"]
     left = 60 * budget_minutes - (time.perf_counter() - began)
-    passes = int(np.clip(left * speed / _num_read(one), 1, params.max_passes))
+    passes = passes or int(np.clip(left * speed / _num_read(one), 1, params.max_passes))
     examples = examples_of(passes, hash_seed(seed, "passes"))
     steps = int(_num_read(examples) / (loop.row_tokens * loop.accumulation)) + 1
     say(f"amazon: {passes} passes, {_num_read(examples):,} tokens at about {speed:.0f} a second, {steps} steps")
