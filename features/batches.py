@@ -9,22 +9,28 @@ The batch id is a hash of the content, so a delivery that comes twice is there o
 where two speak about one item, the later one is believed. features/landing.py writes these folders.
 """
 
+import fcntl
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from plumline.artifact import MANIFEST, Manifest, read_manifest, sha256_file
-from plumline.errors import CorruptArtifactError
+from plumline.errors import CorruptArtifactError, InputError
 from plumline.schema import TIMESTAMP
 from plumline.tables import read_parquet
 
 ITEMS_FILE = "items.parquet"
 USERS_FILE = "users.parquet"
 QUARANTINE_FILE = "quarantine.parquet"
+FUTURE = "timestamp in the future"
+"""Reason of the rows in a batch's quarantine."""
+_SHORTEST_ID = 4
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,48 @@ class Batch:
     @property
     def order(self) -> int:
         return int(self.manifest.arguments["order"])
+
+    @property
+    def source(self) -> str:
+        """What was delivered, for people: names of files."""
+        return str(self.manifest.arguments.get("source", ""))
+
+    @property
+    def landed_at(self) -> datetime:
+        """When it landed: noted since 0.3, before that the time of its manifest."""
+        noted = self.manifest.arguments.get("landed_at")
+        if noted is not None:
+            return datetime.fromisoformat(noted)
+        return datetime.fromtimestamp((self.folder / MANIFEST).stat().st_mtime, UTC).replace(microsecond=0)
+
+    @property
+    def of_init(self) -> bool:
+        """Whether plumline init landed it: noted since 0.3, before that the first one counts as such."""
+        return bool(self.manifest.arguments.get("by", "init" if self.order == 0 else "land") == "init")
+
+    def __str__(self) -> str:
+        source = f", {self.source}" if self.source else ""
+        return f"delivery {self.order} ({self.id}{source}, landed {self.landed_at:%Y-%m-%d %H:%M} UTC)"
+
+    def rows(self) -> dict[str, int]:
+        """Noun (items, users, events) → rows that landed."""
+        noted = self.manifest.arguments.get("rows")
+        if noted is not None:
+            return dict(noted)
+        found = {
+            "items": self.num_rows(ITEMS_FILE) if self.holds(ITEMS_FILE) else 0,
+            "users": self.num_rows(USERS_FILE) if self.holds(USERS_FILE) else 0,
+            "events": sum(map(self.num_rows, self.day_files().values())),
+        }
+        return {noun: number for noun, number in found.items() if number}
+
+    def num_rows(self, name: str) -> int:
+        """Rows of one table, as its footer says."""
+        return int(pq.read_metadata(self.folder / name).num_rows)
+
+    def schema(self, name: str) -> pa.Schema:
+        """Columns of one table, as its footer says."""
+        return pq.read_schema(self.folder / name)
 
     def day_files(self) -> dict[date, str]:
         """UTC day → name of its partition inside the batch, oldest first."""
@@ -64,6 +112,31 @@ def list_batches(landing: Path) -> list[Batch]:
     return sorted(
         (Batch(folder, manifest) for folder, manifest in list_artifacts(landing)), key=lambda b: (b.order, b.id)
     )
+
+
+def find_batch(landing: Path, name: str) -> Batch:
+    """The batch of an id, of the beginning of one (four characters or more), or of a number of order.
+
+    Raises InputError naming those there are.
+    """
+    batches = list_batches(landing)
+    found = [batch for batch in batches if batch.id == name] or [batch for batch in batches if str(batch.order) == name]
+    if not found and len(name) >= _SHORTEST_ID:
+        found = [batch for batch in batches if batch.id.startswith(name)]
+    if len(found) == 1:
+        return found[0]
+    there = ", ".join(f"{batch.id} ({batch.source})" if batch.source else batch.id for batch in found or batches)
+    said = "is the beginning of several" if found else "is no delivery"
+    raise InputError(f"{name} {said}; there are: {there or 'none'} (plumline deliveries)")
+
+
+@contextmanager
+def landing_lock(landing: Path) -> Iterator[None]:
+    """One writer of the landing zone at a time; the lock ends with its process."""
+    landing.mkdir(parents=True, exist_ok=True)
+    with (landing / ".lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def list_artifacts(parent: Path) -> list[tuple[Path, Manifest]]:

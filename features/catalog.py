@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.batches import ITEMS_FILE, QUARANTINE_FILE, USERS_FILE, list_batches, utc_day
+from features.batches import ITEMS_FILE, QUARANTINE_FILE, USERS_FILE, Batch, list_batches, utc_day
 from features.expectations import items as expectations
 from features.expectations.validation import validate
 from features.lake import EventSnapshot
@@ -62,15 +62,19 @@ def run(params: CatalogParams, *, landing: Path, events: Path, as_of: date, out:
 
 def _newest(landing: Path, name: str, key: str) -> pa.Table | None:
     """The newest version of every row of one file over all deliveries, sorted by key; None if there is none."""
-    tables = [batch.read(name) for batch in reversed(list_batches(landing)) if batch.holds(name)]
+    batches = [batch for batch in reversed(list_batches(landing)) if batch.holds(name)]
+    tables = [batch.read(name) for batch in batches]
     if not tables:
         return None
-    kinds: dict[str, pa.DataType] = {}
-    for field in (field for table in tables for field in table.schema):
-        if kinds.setdefault(field.name, field.type) != field.type:  # arrow would quietly make ragged lists of them
+    kinds: dict[str, tuple[pa.DataType, Batch]] = {}
+    for batch, field in (
+        (batch, field) for batch, table in zip(batches, tables, strict=True) for field in table.schema
+    ):
+        kind, later = kinds.setdefault(field.name, (field.type, batch))
+        if kind != field.type:  # arrow would quietly make ragged lists of them
             raise InputError(
-                f"{landing}: two deliveries of {name} disagree about {field.name}: {field.type}, later "
-                f"{kinds[field.name]}; give the new ones a name of their own (emb_<name>, tag_<name>)"
+                f"{name}: {field.name} is {field.type} in {batch} and {kind} in {later}; put a mended file in the "
+                f"place of one of them: plumline land --replace {later.id}, or take it back: plumline unland {later.id}"
             )
     table = pa.concat_tables(tables, promote_options="default")
     newest = table.filter(pa.array(~table.column(key).to_pandas().duplicated().to_numpy()))

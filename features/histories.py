@@ -41,8 +41,11 @@ if TYPE_CHECKING:
     import ibis.expr.types as ir
 
 
-NO = ("cancel", "dislike", "downvote", "hate", "hide", "not_interested", "refund", "remove", "report", "return", "skip")
-"""Actions that say no, whoever logs them, unless a recipe says otherwise."""
+NO = (
+    *("cancel", "dislike", "downvote", "exposure", "hate", "hide", "impression", "not_interested", "refund", "remove"),
+    *("remove_from_cart", "report", "return", "skip"),
+)
+"""Actions that say no, or only that an item was shown, whoever logs them, unless a recipe says otherwise."""
 
 
 class HistoriesParams(Params):
@@ -58,8 +61,9 @@ class HistoriesParams(Params):
     """Actions that show interest; empty: every action does that `action_worth` does not rule out."""
     action_worth: Mapping[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
     """Action, in small letters → factor of the reward; of one that is not named 0 if it says no (cancel, dislike,
-    downvote, hate, hide, not_interested, refund, remove, report, return, skip), else 1. At 0 or below the event shows
-    no interest: it is no target, nothing that is counted, and stands in no history."""
+    downvote, hate, hide, not_interested, refund, remove, remove_from_cart, report, return, skip) or only that the item
+    was shown (exposure, impression), else 1. At 0 or below the event shows no interest: it is no target, nothing that
+    is counted, and stands in no history."""
     min_watch_ratio: float | None = None
     """Smallest watch ratio that shows interest (an event without one shows none); empty: not looked at."""
     reward: str = "1.0"

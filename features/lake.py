@@ -2,9 +2,11 @@
 
     data/events/<batch id>/events/day=YYYY-MM-DD.parquet   EVENTS, sorted by timestamp, event_id
                            rows.json                       day → rows
-                           verdict.json, quarantine.parquet   what was checked, what was refused
+                           verdict.json, quarantine.parquet   what was checked, what was put aside
+                           released.parquet                rows of earlier batches' quarantines that were judged again
 
-features/events.py writes it. A day may lie in several batches (late deliveries); readers merge them.
+features/events.py writes it. A day may lie in several batches (late deliveries); readers merge them. A row that is put
+aside waits in the quarantine of the last batch that judged it; the earlier ones still have it, and do not count.
 """
 
 from collections.abc import Sequence
@@ -14,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from features.batches import day_file, day_files, list_artifacts, read_verified
+from features.batches import QUARANTINE_FILE, day_file, day_files, list_artifacts, read_verified
 from plumline import artifact
 from plumline.artifact import Manifest
 from plumline.errors import CorruptArtifactError, InputError
@@ -23,6 +26,12 @@ from plumline.schema import EVENTS
 
 ROWS_FILE = "rows.json"
 VERDICT_FILE = "verdict.json"
+RELEASED_FILE = "released.parquet"
+
+QUARANTINE_SCHEMA = pa.schema([*EVENTS.schema, ("day", pa.date32()), ("source", pa.string()), ("reason", pa.string())])
+"""A row that was put aside. day: of the partition it came in. source: `<delivery>/<file>` or `traffic/<day>/<file>`."""
+PLACE_SCHEMA = pa.schema({"batch": pa.string(), "row": pa.int64()})
+"""Where a row lies that was put aside: lake batch, and row of its quarantine.parquet from 0."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,11 @@ class LakeBatch:
         """One table of the batch, its bytes compared with the manifest first."""
         return read_verified(self.folder, self.manifest, name, columns)
 
+    def released(self) -> pa.Table:
+        """PLACE_SCHEMA: the rows of other batches' quarantines that this one has judged again."""
+        held = RELEASED_FILE in self.manifest.files
+        return self.read(RELEASED_FILE) if held else PLACE_SCHEMA.empty_table()
+
     def event_ids(self) -> pa.Array:
         """Ids of all its events."""
         names = day_files(self.manifest).values()
@@ -58,6 +72,29 @@ class LakeBatch:
 def list_lake(lake: Path) -> list[LakeBatch]:
     """Every finished batch, by id; none if the folder is not there."""
     return [LakeBatch(folder, manifest) for folder, manifest in list_artifacts(lake)]
+
+
+def read_waiting(batches: Sequence[LakeBatch], columns: Sequence[str] | None = None) -> pa.Table:
+    """QUARANTINE_SCHEMA (or some of its columns) and PLACE_SCHEMA: rows that are put aside and were not judged again.
+
+    batches: of the whole lake, or nobody knows what was judged again.
+    """
+    names = QUARANTINE_SCHEMA.names if columns is None else list(columns)
+    fields = [*(QUARANTINE_SCHEMA.field(name) for name in names), *PLACE_SCHEMA]
+    gone: dict[str, list[int]] = {}
+    for batch in batches:
+        for place in batch.released().to_pylist():
+            gone.setdefault(place["batch"], []).append(place["row"])
+    tables = [pa.schema(fields).empty_table()]
+    for batch in batches:
+        rows = batch.read(QUARANTINE_FILE, names)
+        rows = rows.append_column("batch", pa.repeat(batch.id, rows.num_rows))
+        rows = rows.append_column("row", pa.array(range(rows.num_rows), pa.int64()))
+        if batch.id in gone:
+            stays = pc.invert(pc.is_in(rows.column("row"), value_set=pa.array(gone[batch.id], pa.int64())))
+            rows = rows.filter(stays)
+        tables.append(rows)
+    return pa.concat_tables(tables)
 
 
 @dataclass(frozen=True)

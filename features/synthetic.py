@@ -125,7 +125,7 @@ def make_world(
             "user_id": _ids("u", num_users).take(pa.array(users_e)),
             "item_id": _ids("i", num_items).take(pa.array(items_e)),
             "timestamp": pa.array(origin + days_e * _DAY + micros_e, pa.int64()).cast(TIMESTAMP),
-            "action": pa.array(np.where(watch_ratio > 0.5, "play", "impression")),
+            "action": pa.array(np.where(watch_ratio > 0.5, "play", "glance")),
             "watch_ratio": watch_ratio,
             "watch_time_s": watch_ratio * duration_N[items_e],
         }

@@ -13,7 +13,7 @@ from prefect import flow
 from flows.steps.calendar import days_to_process
 from flows.steps.foresight import ForeseenError
 from flows.steps.produce import Made, produce, refuse_unless_promoted
-from flows.steps.publish_day import publish_day, push_features
+from flows.steps.publish_day import publish_day
 from flows.steps.registry import Registry
 from flows.steps.restarts import give_up_after_too_many_starts
 from plumline.errors import RefusedError
@@ -46,7 +46,6 @@ def daily(
             made.append(produce(folder, as_of=day, base=base, previous="", kind="daily"))
         except ForeseenError as refusal:
             foreseen.append(refusal)
-            push_features(str(folder), day.isoformat())  # the champion answers on, and knows the day's histories
         else:
             publish_day(folder, made[-1])
     if waiting := days[len(days[:max_days]) :]:

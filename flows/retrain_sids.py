@@ -23,7 +23,7 @@ from flows.steps.produce import Made, produce, refuse_unless_promoted, run_key
 from flows.steps.publish_day import publish_day
 from flows.steps.registry import Registry
 from flows.steps.restarts import give_up_after_too_many_starts
-from flows.steps.stages import workspace_lock
+from flows.steps.workspace import workspace_lock
 from plumline import artifact
 from plumline.stage import say
 from serving.pointers import read_pointer

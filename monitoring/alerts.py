@@ -71,6 +71,12 @@ WATCHED = (
     Watch("recall_over_popularity", "min_recall_over_popularity", "ticket", "× popularity's recall@10", most=False),
     Watch("simple_methods_ahead", "max_simple_methods_ahead", "ticket", "simple methods ahead of what is served"),
     Watch("quarantined_rows", "max_quarantined_rows", "ticket", "event rows put aside by validation"),
+    Watch(
+        "reactions_put_aside_percent",
+        "max_reactions_put_aside_percent",
+        "ticket",
+        "% of the day's reactions put aside by validation",
+    ),
     Watch("unreported_days", "max_unreported_days", "ticket", "days without a report before this one"),
     Watch("drift_score", "", "ticket", "× the drift limit in what is served"),
 )

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.batches import QUARANTINE_FILE
+from features.expectations.events import REPEATED
 from monitoring.alerts import Alert, Limit, judge_gauges, judge_verdict, limits
 from monitoring.drift import Drift, drift_gauges, drift_of_day
 from monitoring.health import Health, MonitorParams, answers, judge_traffic, of_days, read_served_items
@@ -39,6 +40,7 @@ class ServedItem:
 @dataclass(frozen=True)
 class Day:
     """What was found about a day. bounds: gauge → limit. quarantine: reason → rows, None if there is no such file.
+    num_reactions_aside: reactions among them, not counting those that came twice.
 
     last_report: the last day before this one that was reported, None on the first.
     """
@@ -52,6 +54,7 @@ class Day:
     most_served: list[ServedItem]
     verdict: Verdict | None
     last_report: date | None
+    num_reactions_aside: int = 0
 
     @property
     def measured(self) -> dict[str, float]:
@@ -59,6 +62,9 @@ class Day:
         found = {**self.quality.gauges, **self.health.gauges, **drift_gauges(self.drifts)}
         if self.quarantine is not None:
             found["quarantined_rows"] = float(sum(self.quarantine.values()))
+            reactions = max(self.health.num_reactions, self.num_reactions_aside)
+            if reactions:
+                found["reactions_put_aside_percent"] = 100 * self.num_reactions_aside / reactions
         if self.last_report is not None:
             found["unreported_days"] = float((self.day - self.last_report).days - 1)
         return found
@@ -99,26 +105,31 @@ def gather(
     first, yesterday = day - timedelta(days=params.reference_days), day - timedelta(days=1)
     traffic = read_traffic(home / "data" / "traffic", first, day)
     today = of_days(traffic, day, day)
+    quarantine, reactions_aside = _quarantine(home / "artifacts" / "events", day)
     return Day(
         day=day,
         health=judge_traffic(today, served_items, now=now),
         quality=read_quality(release),
         drifts=drift_of_day(of_days(traffic, first, yesterday), today, served_items, params, day=day),
         bounds=limits(params),
-        quarantine=_quarantine(home / "artifacts" / "events", day),
+        quarantine=quarantine,
         most_served=_most_served(today, served_items.titles),
         verdict=verdict,
         last_report=last_report,
+        num_reactions_aside=reactions_aside,
     )
 
 
-def _quarantine(events: Path, day: date) -> dict[str, int] | None:
-    """The day's rows that validation put aside, a reason."""
+def _quarantine(events: Path, day: date) -> tuple[dict[str, int] | None, int]:
+    """The day's rows that validation put aside, a reason, and how many are reactions that did not come twice."""
     path = events / QUARANTINE_FILE
     if not path.is_file():
-        return None
-    rows = read_parquet(path, ["day", "reason"])
-    return dict(sorted(Counter(column(rows.filter(pc.equal(rows.column("day"), day)), "reason")).items()))
+        return None, 0
+    rows = read_parquet(path, ["day", "reason", "source"])
+    rows = rows.filter(pc.equal(rows.column("day"), day))
+    reactions = rows.filter(pc.starts_with(rows.column("source"), "traffic/")).column("reason")
+    num_reactions = pc.sum(pc.not_equal(reactions, REPEATED)).as_py() or 0
+    return dict(sorted(Counter(column(rows, "reason")).items())), num_reactions
 
 
 def _most_served(today: pa.Table, titles: Mapping[str, str]) -> list[ServedItem]:

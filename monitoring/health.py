@@ -59,6 +59,9 @@ class MonitorParams(Params):
     than two standard errors of the difference in recall@10 (lists with seen items kept)."""
     max_quarantined_rows: int | None = None
     """Event rows put aside by validation; empty watches nothing, since the events stage has a limit of its own."""
+    max_reactions_put_aside_percent: float = 5.0
+    """Reactions put aside by validation (of items that nobody landed, without an action, in files that cannot be read),
+    in percent of the day's: a client that reports what is not so."""
     max_unreported_days: int | None = 3
     """Days between the report before and this one (the dashboard's time axis does not show such a gap); a few, since a
     day without events makes no release."""

@@ -166,6 +166,10 @@ PANELS = (
         {"staleness_hours": "staleness", "staleness_hours_limit": "limit"},
     ),
     Panel("Event rows put aside by validation", {"quarantined_rows": "rows"}, kind="bar"),
+    Panel(
+        "Reactions put aside by validation, %",
+        {"reactions_put_aside_percent": "put aside", "reactions_put_aside_percent_limit": "limit"},
+    ),
 )
 
 

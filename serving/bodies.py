@@ -11,6 +11,8 @@ from plumline.schema import NUMBERS
 from serving.recommender import MAX_K
 
 MAX_HISTORY = 1000
+LATEST_MS = 253_402_300_799_999
+"""Epoch milliseconds of the last instant of the year 9999; a time before 1970 may lie as far away."""
 
 
 class Body(BaseModel):
@@ -66,6 +68,14 @@ class HistoryEntry(BaseModel):
             return value
         told = str(value)[:40]
         raise PydanticCustomError("number", "{told} is no finite number; give one, or null", {"told": told})
+
+    @field_validator("timestamp", mode="after")
+    @classmethod
+    def _check_time(cls, value: int | datetime) -> int | datetime:
+        if isinstance(value, datetime) or abs(value) <= LATEST_MS:
+            return value
+        told = str(value)[:40]
+        raise PydanticCustomError("number", "{told} is no time in epoch milliseconds", {"told": told})
 
     @property
     def timestamp_ms(self) -> int:

@@ -236,13 +236,13 @@ class Recommender:
         if not 1 <= k <= MAX_K:
             raise InputError(f"k = {k}: ask for 1 to {MAX_K} items")
         user = self._user(user_id, history, profile, features, numbers)
-        places = [place for place, (item, _) in enumerate(user.history) if self._is_known(item)]
+        places = [place for place, (item, _) in enumerate(user.history) if self.knows(item)]
         known = tuple(user.history[place] for place in places)
         seen = frozenset(item for item, _ in known) if exclude_seen else frozenset()
         request = Request(
             history=list(known),
             profile=dict(user.profile),
-            context_item=context_item if context_item is not None and self._is_known(context_item) else None,
+            context_item=context_item if context_item is not None and self.knows(context_item) else None,
             at_ms=at_ms if at_ms is not None else self._visit_ms(known, now_ms),
             exclude=seen,
             rule=None if rule is None else parse(rule),
@@ -314,7 +314,8 @@ class Recommender:
     def _asks_profiles(self) -> bool:
         return bool(self.retriever.vocabulary.shape.profile_columns)
 
-    def _is_known(self, item_id: str) -> bool:
+    def knows(self, item_id: str) -> bool:
+        """Whether the release has the item, served or not."""
         return item_id in self.retriever.codes_of
 
     def _servable(self, hits: "Iterable[Hit | RankedHit]", seen: frozenset[str]) -> tuple[list[RecommendedItem], int]:

@@ -12,8 +12,9 @@
     GET  /release     {"release_id", "as_of", "fencing"}      GET /livez /readyz /metrics
     run               plumline serve, or: bentoml serve serving.service:Plumline   (PLUMLINE_HOME, PLUMLINE_WORKERS)
 
-Bad input is 400 with {"error": one line}. Ready means: a verified champion is loaded, and the online features were
-opened or found absent; until then a request that needs them is answered without and says `degraded`.
+Bad input, and a reaction to an item that the release does not know, is 400 with {"error": one line}. Ready means: a
+verified champion is loaded, and the online features were opened or found absent; until then a request that needs them
+is answered without and says `degraded`.
 Every worker looks at the champion pointer and at the tombstones twice a second, by itself: an admin call would reach
 one worker only. A release that cannot be loaded changes nothing but a counter.
 """
@@ -160,6 +161,9 @@ class Plumline:
         recommender = self.champion.recommender
         if recommender is None:
             return _refuse("feedback", 503, _NO_CHAMPION)
+        if not recommender.knows(request.item_id):
+            shown = request.item_id[:80]
+            return _refuse("feedback", 400, f"item_id: {shown!r} is no item of {recommender.release.release_id}")
         now = _now()
         row = TrafficRow(
             request_id=request.request_id or uuid.uuid4().hex,

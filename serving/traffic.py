@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from plumline import artifact
-from plumline.errors import CorruptArtifactError, InputError
+from plumline.errors import ArtifactError, InputError
 from plumline.schema import TRAFFIC, conform
 from plumline.stage import say
 from plumline.tables import read_parquet, write_parquet
@@ -153,19 +153,21 @@ def rows_to_table(rows: list[TrafficRow]) -> pa.Table:
 def read_traffic(folder: Path, first: date, last: date) -> pa.Table:
     """The rows of the days `first` … `last` (both included), ordered by time and request. Empty if there are none.
 
-    Raises CorruptArtifactError naming a file that cannot be read.
+    A file that cannot be read is left out, and said: what one worker wrote is no reason to see nothing of the others.
     """
     tables = [TRAFFIC.schema.empty_table()]
     day = first
     while day <= last:
-        tables += [_read_file(path) for path in sorted((folder / f"day={day.isoformat()}").glob("*.parquet"))]
+        read = (_read_file(path) for path in sorted((folder / f"day={day.isoformat()}").glob("*.parquet")))
+        tables += [table for table in read if table is not None]
         day += timedelta(days=1)
     keys = [("timestamp", "ascending"), ("request_id", "ascending"), ("action", "ascending")]
     return pa.concat_tables(tables).sort_by(keys)
 
 
-def _read_file(path: Path) -> pa.Table:
+def _read_file(path: Path) -> pa.Table | None:
     try:
         return conform(read_parquet(path), TRAFFIC)
-    except InputError as error:  # parquet's footer has no checksum: a flipped bit there is another column's name
-        raise CorruptArtifactError(f"{path}: {error}") from None
+    except (ArtifactError, InputError) as error:  # its footer has no checksum: a flipped bit is another column's name
+        say(f"traffic: {path.parent.name}/{path.name} is left out, it cannot be read ({error})")
+        return None

@@ -90,3 +90,55 @@ def make_rule(dice: random.Random, seen: Collection[str], at_ms: int, depth: int
 def a_rule() -> Callable[..., tuple[str, Holds]]:
     """`make_rule`, for tests (a test file cannot import its conftest)."""
     return make_rule
+
+
+def judge_quickly(framed: Any, suite: str, parameters: Mapping[str, Any]) -> Any:
+    """What `features.expectations.validation.validate` says of events, as far as ids, items, days and repetitions go.
+
+    Without Great Expectations, which takes seconds to come and a quarter of one a table;
+    tests/features/test_expectations.py compares the two.
+    """
+    import pyarrow.compute as pc
+
+    from features.expectations.events import OTHER_DAY, REPEATED, UNKNOWN_ITEM
+
+    del parameters
+    if suite == "items":
+        bad = {"nothing describes it": pc.invert(framed.column("described"))}
+        return _verdict(bad)
+    bad = {
+        f"{name} missing": pc.is_null(framed.column(name)) for name in ("user_id", "item_id", "event_id", "timestamp")
+    }
+    named = {
+        UNKNOWN_ITEM: "item_known",
+        OTHER_DAY: "in_day",
+        "quantity is 0": "quantity_counts",
+        REPEATED: "first_of_id",
+    }
+    bad |= {reason: pc.invert(framed.column(name)) for reason, name in named.items()}
+    bad["price below 0"] = pc.fill_null(pc.less(framed.column("price"), 0), False)
+    return _verdict(bad)
+
+
+def _verdict(bad: Mapping[str, Any]) -> Any:
+    import numpy as np
+
+    from features.expectations.events import REPEATED
+    from features.expectations.validation import Check, Verdict
+
+    rows = {reason: np.flatnonzero(np.asarray(which)) for reason, which in bad.items()}
+    severity = {REPEATED: "warning"}
+    checks = [
+        Check(reason, "", severity.get(reason, "critical"), not len(found), float(len(found)), len(found))
+        for reason, found in rows.items()
+    ]
+    return Verdict(tuple(checks), {reason: found for reason, found in rows.items() if len(found)})
+
+
+@pytest.fixture
+def quick_validation(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Stage `events` judges by `judge_quickly`, in this process."""
+    from features import events
+
+    monkeypatch.setattr(events, "validate", judge_quickly)
+    return judge_quickly

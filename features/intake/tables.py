@@ -24,28 +24,11 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
+from features.intake.columns import ALIASES
 from plumline.errors import InputError
 from plumline.schema import EVENTS, ITEMS, TIMESTAMP, USERS, Contract, conform
 
 FORMATS = (".parquet", ".csv", ".jsonl", ".ndjson", ".json")
-
-ALIASES: dict[str, dict[str, tuple[str, ...]]] = {
-    "items": {
-        "item_id": ("video_id", "product_id"),
-        "channel": ("brand_or_channel", "brand", "author"),
-        "topics": ("categories", "category", "genres", "tags"),
-        "published_at": ("first_seen_at",),
-        "duration_s": ("duration_ms",),
-    },
-    "events": {
-        "item_id": ("video_id", "product_id"),
-        "timestamp": ("time", "ts"),
-        "action": ("event_type",),
-        "watch_time_s": ("watch_time_ms",),
-    },
-    "users": {},
-}
-"""Contract column → columns that stand in for it where it is absent and no --map names it."""
 
 _CONTRACTS = {contract.name: contract for contract in (ITEMS, EVENTS, USERS)}
 _IDS = ("item_id", "user_id", "event_id", "session_id")

@@ -3,13 +3,16 @@
 Vendors are imported inside the verbs, so that `plumline --help` answers at once.
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from flows.commands.inspect import inspect
+from flows.commands.intake import VERBS
+from flows.commands.layouts import layouts
+from flows.commands.verb import find_home, json_option, print_answer
 from plumline.errors import PlumlineError
 
 if TYPE_CHECKING:
@@ -33,17 +36,6 @@ class _OneLine(click.Group):
             ctx.exit(130)
 
 
-def _home() -> Path:
-    from plumline.settings import get_settings
-
-    return get_settings().home
-
-
-def _print(value: Any, as_json: bool, lines: list[str]) -> None:
-    click.echo(json.dumps(value, indent=2, sort_keys=True, default=str) if as_json else "\n".join(lines))
-
-
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _as_of_option = click.option("--as-of", metavar="DATE", help="Last UTC day, included, that the model may know.")
 
 
@@ -68,29 +60,8 @@ def main() -> None:
     """Keep a generative recommender fresh: Semantic IDs, a model that speaks them, constrained retrieval, every day."""
 
 
-@main.command()
-@click.option("--items", required=True, type=click.Path(path_type=Path), help="Catalogue: parquet, CSV or JSON lines.")
-@click.option("--events", required=True, type=click.Path(path_type=Path), help="Event log: parquet, CSV or JSON lines.")
-@click.option("--users", type=click.Path(path_type=Path), help="User profiles; optional.")
-@click.option("--map", "mapping", multiple=True, metavar="NAME=COLUMN", help="Column to read as NAME; repeatable.")
-@click.option("--recipe", default="cpu_tiny", show_default=True, help="A file of recipes/, without .yaml.")
-def init(items: Path, events: Path, users: Path | None, mapping: tuple[str, ...], recipe: str) -> None:
-    """Check your own data, land it in day partitions, and choose a recipe."""
-    from flows.steps.landing import init_home
-
-    init_home(_home(), items=items, events=events, users=users, mapping=mapping, recipe=recipe)
-
-
-@main.command()
-@click.option("--items", type=click.Path(path_type=Path), help="New or changed items.")
-@click.option("--events", type=click.Path(path_type=Path), help="New events; late ones find their day.")
-@click.option("--users", type=click.Path(path_type=Path), help="New or changed profiles.")
-@click.option("--map", "mapping", multiple=True, metavar="NAME=COLUMN", help="Column to read as NAME; repeatable.")
-def land(items: Path | None, events: Path | None, users: Path | None, mapping: tuple[str, ...]) -> None:
-    """Land further files: tomorrow's events, new items, changed profiles."""
-    from flows.steps.landing import land_more
-
-    land_more(_home(), items=items, events=events, users=users, mapping=mapping)
+for _verb in (*VERBS, inspect, layouts):
+    main.add_command(_verb)
 
 
 @main.command()
@@ -98,60 +69,65 @@ def land(items: Path | None, events: Path | None, users: Path | None, mapping: t
 @click.option(
     "--anew", is_flag=True, help="Also if a release of this day differs in nothing but the code that made it."
 )
-@_json_option
+@json_option
 def bootstrap(as_of: str | None, anew: bool, as_json: bool) -> None:
     """Learn everything anew from the events up to a day, and promote the release if the gate agrees."""
     from flows.clock.run import run_bootstrap
 
-    _report_made(run_bootstrap(_home(), _day(as_of), anew=anew), as_json)
+    _report_made(run_bootstrap(find_home(), _day(as_of), anew=anew), as_json)
 
 
 @main.command()
 @_as_of_option
 @click.option("--all", "everything", is_flag=True, help="Every day that waits, not only the next one.")
-@_json_option
+@json_option
 def daily(as_of: str | None, everything: bool, as_json: bool) -> None:
     """Make the next day's release; with --as-of every missing day up to it, in order."""
     from flows.clock.run import run_daily
 
-    _report_made(run_daily(_home(), _day(as_of), None if as_of or everything else 1), as_json)
+    _report_made(run_daily(find_home(), _day(as_of), None if as_of or everything else 1), as_json)
 
 
 @main.command("retrain-sids")
-@_json_option
+@json_option
 def retrain_sids(as_json: bool) -> None:
     """Learn new SIDs, and all that follows, from every day but the newest; codes keep the champion's names."""
     from flows.clock.run import run_retrain_sids
 
-    made = run_retrain_sids(_home())
+    made = run_retrain_sids(find_home())
     _report_made(made, as_json)
     if not made[0].promoted:
         sys.exit(2)  # also where an earlier run was turned down already
 
 
 @main.command()
-@_json_option
+@json_option
 def day(as_json: bool) -> None:
     """The whole loop in one table (`make day`): bootstrap, two days, serve, monitor; the sample if nothing landed."""
     from flows.commands.day import main_job
 
-    table = main_job(_home())
-    _print(table.to_json(), as_json, [table.text()])
+    table = main_job(find_home())
+    print_answer(table.to_json(), as_json, [table.text()])
 
 
 @main.command()
-@_json_option
+@json_option
 def status(as_json: bool) -> None:
     """What has landed, which releases there are, which one answers, what waits."""
     from flows.commands.status import read_status
 
-    found = read_status(_home())
-    _print(found.to_json(), as_json, found.lines())
+    found = read_status(find_home())
+    print_answer(found.to_json(), as_json, found.lines())
 
 
 @main.command()
 @click.option("--user", metavar="ID", help="A user whose history the online store holds.")
-@click.option("--history", metavar="ID,ID…", help="Items, oldest first, instead of a user's.")
+@click.option(
+    "--history",
+    multiple=True,
+    metavar="ID,ID…",
+    help="Items, oldest first, instead of a user's; repeatable; @FILE has one a line (an id with a comma as it is).",
+)
 @click.option("-k", "num_items", default=10, show_default=True, type=click.IntRange(1, 100), help="How many items.")
 @click.option("--rule", metavar="RULE", help="What every item must fulfil: 'fresh(7d) & ~seen & price < 20'.")
 @click.option("--now", metavar="DATE", help="When fresh(…) of the rule counts from, UTC; default: this moment.")
@@ -166,16 +142,23 @@ def status(as_json: bool) -> None:
 @click.option("--exclude-seen", is_flag=True, help="Nothing that is in the history.")
 @click.option("--retrieval-only", is_flag=True, help="The model's beams as they are, without memory and ranker.")
 @click.option("-v", "--verbose", is_flag=True, help="SIDs, scores and all reasons too.")
-@_json_option
+@json_option
 def recommend(
-    user: str | None, history: str | None, num_items: int, now: str | None, verbose: bool, as_json: bool, **options: Any
+    user: str | None,
+    history: tuple[str, ...],
+    num_items: int,
+    now: str | None,
+    verbose: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Ask the champion for recommendations, in this process."""
     from flows.commands.recommend import recommend as answer_with
 
-    items = history.split(",") if history is not None else None
-    answer = answer_with(_home(), user=user, history=items, num_items=num_items, now=_moment(now), **options)
-    _print(answer.to_json(), as_json, answer.lines(verbose))
+    answer = answer_with(
+        find_home(), user=user, history=history or None, num_items=num_items, now=_moment(now), **options
+    )
+    print_answer(answer.to_json(), as_json, answer.lines(verbose))
 
 
 @main.command()
@@ -189,13 +172,13 @@ def recommend(
     type=click.Choice(["cpt", "sft"]),
     help="Before or after fine-tuning.",
 )
-@_json_option
+@json_option
 def ask(prompt: str, as_json: bool, **options: Any) -> None:
     """Let a release's language model go on with a PROMPT of text and SIDs; {item:ID} stands for an item's SID."""
     from flows.commands.ask import ask as complete
 
-    answer = complete(_home(), prompt, **options)
-    _print(answer.to_json(), as_json, answer.lines())
+    answer = complete(find_home(), prompt, **options)
+    print_answer(answer.to_json(), as_json, answer.lines())
 
 
 @main.command("beam-check")
@@ -205,13 +188,13 @@ def ask(prompt: str, as_json: bool, **options: Any) -> None:
 @click.option("-k", "num_items", default=10, show_default=True, type=click.IntRange(1, 100), help="Items of a list.")
 @click.option("--rule", metavar="RULE", help="What every item must fulfil.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the sample of users.")
-@_json_option
+@json_option
 def beam_check(release_id: str | None, as_json: bool, **options: Any) -> None:
     """Score every SID exactly for some users, and say what the beam search missed; exit 1 if it says what is not so."""
     from flows.commands.beam_check import check_beams
 
-    certificate = check_beams(_home(), release_id=release_id, **options)
-    _print(certificate.to_json(), as_json, certificate.lines())
+    certificate = check_beams(find_home(), release_id=release_id, **options)
+    print_answer(certificate.to_json(), as_json, certificate.lines())
     sys.exit(0 if certificate.holds else 1)
 
 
@@ -226,7 +209,7 @@ def serve(port: int | None) -> None:
     from serving.deploy import free_port, serve_command, serve_environment
     from serving.pointers import read_pointer
 
-    home = _home()
+    home = find_home()
     if read_pointer(home / "releases") is None:
         raise RefusedError("no champion to serve; run plumline bootstrap first")
     number = (get_settings().port if port is None else port) or free_port()
@@ -245,41 +228,45 @@ def dashboards(port: int) -> None:
 
     click.echo(f"dashboards: http://127.0.0.1:{port} (Ctrl-C ends them)", err=True)
     sys.exit(
-        subprocess.run(dashboards_command(_home(), "127.0.0.1", port), env=child_environment(), check=False).returncode
+        subprocess.run(
+            dashboards_command(find_home(), "127.0.0.1", port), env=child_environment(), check=False
+        ).returncode
     )
 
 
 @main.command()
 @click.argument("release")
 @click.option("--override", default="", metavar="REASON", help="Promote without the gate's yes; the reason is logged.")
-@_json_option
+@json_option
 def promote(release: str, override: str, as_json: bool) -> None:
     """Make a release the champion, if the gate passed it."""
     from flows.steps.promotion import promote as move
 
-    pointer = move(_home(), release, override=override)
-    _print(_pointer(pointer), as_json, [f"champion: {pointer.release_id} (change {pointer.fencing})"])
+    pointer = move(find_home(), release, override=override)
+    _push_features(find_home(), pointer.release_id)
+    print_answer(_pointer(pointer), as_json, [f"champion: {pointer.release_id} (change {pointer.fencing})"])
 
 
 @main.command()
-@_json_option
+@json_option
 def rollback(as_json: bool) -> None:
     """Make the release before the champion again; once more goes back further."""
     from flows.steps.promotion import rollback as move
 
-    pointer = move(_home())
-    _print(_pointer(pointer), as_json, [f"champion: {pointer.release_id} (change {pointer.fencing})"])
+    pointer = move(find_home())
+    print_answer(_pointer(pointer), as_json, [f"champion: {pointer.release_id} (change {pointer.fencing})"])
 
 
 @main.command()
 @click.argument("item_ids", nargs=-1, required=True)
-@_json_option
+@json_option
 def retract(item_ids: tuple[str, ...], as_json: bool) -> None:
     """Never serve these items again from this home, whatever release answers; Bentos and tables do not know."""
-    from serving.pointers import add_tombstones
+    from flows.commands.retract import retract as never_serve
 
-    tombstones = sorted(add_tombstones(_home() / "releases", item_ids))
-    _print(tombstones, as_json, [f"never served from this home: {len(tombstones)} item{'s' * (len(tombstones) != 1)}"])
+    tombstones = never_serve(find_home(), item_ids)
+    number = f"{len(tombstones)} item{'s' * (len(tombstones) != 1)}"
+    print_answer(tombstones, as_json, [f"never served from this home: {number}"])
 
 
 @main.group()
@@ -296,13 +283,13 @@ def sids() -> None:
     metavar="FILE",
     help="Where the page goes; default: .plumline/reports/sids/<release>.html, with --json none.",
 )
-@_json_option
+@json_option
 def sids_report(release_id: str | None, page: Path | None, as_json: bool) -> None:
     """What the SIDs of a release are worth: use, collisions, what a shared prefix means, an atlas with names."""
     from flows.commands.sids import report_sids
 
-    answer = report_sids(_home(), release_id=release_id, page=page, whole=as_json)
-    _print(answer.to_json() if as_json else None, as_json, [] if as_json else answer.lines())
+    answer = report_sids(find_home(), release_id=release_id, page=page, whole=as_json)
+    print_answer(answer.to_json() if as_json else None, as_json, [] if as_json else answer.lines())
 
 
 @main.command()
@@ -310,18 +297,26 @@ def schedule() -> None:
     """Start the clock on this machine until stopped: Prefect server, deployments, automations, a worker."""
     from flows.clock.schedule import run_clock
 
-    sys.exit(run_clock(_home()))
+    sys.exit(run_clock(find_home()))
 
 
 @main.command()
-@_json_option
+@json_option
 def doctor(as_json: bool) -> None:
     """Check the machine, the installation and every artifact and release; say what to do about what is wrong."""
     from flows.commands.doctor import examine
 
-    findings = examine(_home())
-    _print([f.to_json() for f in findings], as_json, [f.line() for f in findings])
+    findings = examine(find_home())
+    print_answer([f.to_json() for f in findings], as_json, [f.line() for f in findings])
     sys.exit(1 if any(not f.passed for f in findings) else 0)
+
+
+def _push_features(home: Path, release_id: str) -> None:
+    """Put the users' features of a promoted release online, as a flow does, while artifacts/ are of its day."""
+    from flows.steps.publish_day import push_features
+    from flows.steps.registry import Registry
+
+    push_features.fn(str(home), Registry(home).find(release_id).as_of)
 
 
 def _pointer(pointer: Any) -> dict[str, Any]:
@@ -363,7 +358,7 @@ def _report_made(made: list[Any], as_json: bool) -> None:
         for one in made
     ]
     words = {True: "champion", False: "not promoted"}
-    _print(
+    print_answer(
         rows, as_json, [f"{r['release_id']}  {words[r['promoted']]}  {'; '.join(r['reasons'])}".rstrip() for r in rows]
     )
     if any(one.reasons and not one.promoted and one.fresh for one in made):

@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from features.intake.options import Options
 from flows.clock.run import run_bootstrap, run_daily
 from flows.clock.server import prefect_server
 from flows.commands.traffic_check import TrafficCheck, check_service
@@ -34,15 +35,8 @@ def main_job(home: Path) -> "DayTable":
     """Do everything and return the table. With nothing landed it takes the sample."""
     if not landed_days(home):
         say("nothing has landed: taking the sample, Online Retail II (UCI, CC BY 4.0)")
-        init_home(
-            home,
-            items=SAMPLE / "items.parquet",
-            events=SAMPLE / "events.parquet",
-            users=SAMPLE / "users.parquet",
-            mapping=(),
-            recipe="cpu_tiny",
-            as_of=read_params(home)["as_of"],
-        )
+        files = {noun: (Options(files=(str(SAMPLE / f"{noun}.parquet"),)),) for noun in ("items", "events", "users")}
+        init_home(home, files, recipe="cpu_tiny", as_of=read_params(home)["as_of"])
     first = default_as_of(home)
     days = [day for day in landed_days(home) if day > first][: NUM_DAYS + 1]
     if len(days) <= NUM_DAYS:

@@ -4,6 +4,7 @@ A person waits for it, so what takes seconds to import is left out where it is n
 holds what was pushed online, transformers while the model is a plain one.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from serving.recommender import Recommendation
 
 _LONG_TITLE = 60
+_NAMED = 5
+"""Unknown items that are told by name."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def recommend(
     home: Path,
     *,
     user: str | None,
-    history: list[str] | None,
+    history: Sequence[str] | None,
     num_items: int,
     rule: str | None = None,
     now: datetime | None = None,
@@ -92,11 +95,12 @@ def recommend(
 ) -> Answer:
     """Ask for `num_items` items. Exactly one of user (read from the online store) and history must be given.
 
-    now: from when the rule counts ages; None: this moment. See `Recommender.recommend` and `models/retrieval/beam.py`
-    for the others.
+    history: ids, ids with commas between them, or @FILE with one a line. now: from when the rule counts ages; None:
+    this moment. See `Recommender.recommend` and `models/retrieval/beam.py` for the others.
     """
     if (user is None) == (history is None):
         raise InputError("give --user ID or --history ID,ID…, one of the two")
+    words = [read_ids(value) for value in history or []]
     pointer = read_pointer(home / "releases")
     if pointer is None:
         raise RefusedError("no champion yet; run plumline bootstrap first")
@@ -121,19 +125,39 @@ def recommend(
         "retrieval_only": retrieval_only,
     }
     if user is None:
-        given = [item for item in history or [] if item]
+        given = [item for word in words for item in split_ids(word, recommender.knows)]
+        unknown = [item for item in given if not recommender.knows(item)]
         found = recommender.recommend(history=given, **asked)
         named = ", ".join(list(recommender.titles)[:2])
-        note = (
-            f"{found.num_unknown_history} of {len(given)} items of the history are unknown" if given else "no history"
-        )
+        more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
+        names = ", ".join(map(repr, unknown[:_NAMED])) + more
+        note = f"{len(unknown)} of {len(given)} items of the history are unknown: {names}" if given else "no history"
         if not found.history_length:
             note += f"; items are called, for example, {named}"
-        elif not found.num_unknown_history:
+        elif not unknown:
             note = ""
     else:
         found, note = _ask_for_user(home, recommender, user, asked)
     return Answer(found, _prices(recommender, [item.item_id for item in found.items]), note)
+
+
+def read_ids(value: str) -> str | list[str]:
+    """A word of --history as it is, or the lines of @FILE. Raises InputError naming the file."""
+    if not value.startswith("@"):
+        return value
+    try:
+        lines = Path(value[1:]).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        said = getattr(error, "strerror", None) or "no UTF-8"
+        raise InputError(f"--history {value}: cannot be read ({said}); give a text file with one id a line") from None
+    return [line.strip() for line in lines if line.strip()]
+
+
+def split_ids(word: str | list[str], knows: Callable[[str], bool]) -> list[str]:
+    """The ids of a word of --history: lines of a file are ids, and so is a word that the release knows as a whole."""
+    if isinstance(word, list):
+        return word
+    return [word] if knows(word) else [item for item in word.split(",") if item]
 
 
 def _ask_for_user(home: Path, recommender: Any, user: str, asked: dict[str, Any]) -> tuple["Recommendation", str]:

@@ -1,18 +1,21 @@
 """Which days there are and which still want a release. Days are UTC; a day counts once an event of it has landed."""
 
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 
 from flows.steps.graph import read_params
 from flows.steps.registry import Registry
+from flows.steps.unlanding import finish_withdrawal, landing_of
 from plumline.errors import InputError, RefusedError
 from serving.pointers import read_pointer
 
 _NOTHING_LANDED = "no events have landed; run plumline init --items F --events F (or plumline day for the sample)"
+_NO_EVENTS = "no events have landed; land some with plumline land --events F (plumline deliveries says what there is)"
 
 
 def landed_days(home: Path) -> list[date]:
-    """Days with at least one landed event, sorted."""
+    """Days with at least one landed event, sorted. What a killed withdrawal left is finished first."""
+    finish_withdrawal(home)
     files = (home / "data" / "landing").glob("*/events/day=*.parquet")
     return sorted({date.fromisoformat(path.stem.removeprefix("day=")) for path in files})
 
@@ -26,27 +29,17 @@ def check_day(home: Path, day: date) -> date:
     """The day itself. Raises RefusedError if nothing landed at all, InputError if nothing landed up to it."""
     days = landed_days(home)
     if not days:
-        raise RefusedError(_NOTHING_LANDED)
+        raise RefusedError(_NO_EVENTS if any(landing_of(home).glob("*/manifest.json")) else _NOTHING_LANDED)
     if day < days[0] or day > days[-1]:
         raise InputError(f"--as-of {day}: events have landed from {days[0]} to {days[-1]}; choose a day in between")
     return day
-
-
-def holdout_as_of(home: Path) -> date:
-    """A first as_of for a new log: it leaves the last two weeks, or the last fifth of a shorter log, for scoring."""
-    days = landed_days(home)
-    if len(days) < 2:
-        raise InputError(f"events of {len(days)} day landed; two are needed, one to learn from and one to score on")
-    span = (days[-1] - days[0]).days
-    latest = days[-1] - timedelta(days=min(14, max(1, span // 5)))
-    return max(day for day in days[:-1] if day <= latest or day == days[0])
 
 
 def newest_as_of(home: Path) -> date:
     """The last day that another landed day follows, so that there is something to score on."""
     days = landed_days(home)
     if not days:
-        raise RefusedError(_NOTHING_LANDED)
+        raise RefusedError(_NO_EVENTS if any(landing_of(home).glob("*/manifest.json")) else _NOTHING_LANDED)
     if len(days) < 2:
         raise RefusedError(
             f"events of one day landed ({days[0]}); a release needs one more to be scored on: plumline land --events F"

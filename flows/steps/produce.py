@@ -18,8 +18,9 @@ from flows.steps.promotion import promote
 from flows.steps.recipe import check_recipe
 from flows.steps.registry import Entry, Registry
 from flows.steps.runs import record_run
-from flows.steps.stages import run_stages, workspace_lock
+from flows.steps.stages import run_stages
 from flows.steps.verdicts import judge_release
+from flows.steps.workspace import workspace_lock
 from plumline import artifact
 from plumline.errors import RefusedError
 from plumline.stage import say
@@ -78,7 +79,10 @@ def run_key(home: Path, *, as_of: date, base: str, previous: str) -> str:
 
 
 def _parts(home: Path, *, as_of: date, base: str, previous: str) -> dict[str, str]:
+    """What determines a release, but for what has landed: later deliveries are the next days' to learn. What was taken
+    back counts, or a release that knows it would be found finished for ever."""
     registry, params, graph = Registry(home), read_params(home), read_graph(home)
+    withdrawn = home / "data" / "landing" / "withdrawn.json"
     return {
         "recipe": artifact.sha256_file(home / params["recipe"]),
         "code": graph_version(graph, upstream(graph, "release")),
@@ -86,6 +90,7 @@ def _parts(home: Path, *, as_of: date, base: str, previous: str) -> dict[str, st
         "seed": params.get("seed", ""),
         "base": registry.find(base).digest if base else "",
         "previous": registry.find(previous).digest if previous else "",
+        **({"withdrawn": artifact.sha256_file(withdrawn)} if withdrawn.exists() else {}),
     }
 
 

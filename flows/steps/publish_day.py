@@ -20,14 +20,19 @@ from plumline.stage import load_params, say
 
 
 def publish_day(home: Path, made: Made) -> None:
-    """Push features, build the Bento, write the day's snapshot, page and alerts. Call it inside a flow."""
+    """Push features, build the Bento, write the day's snapshot, page and alerts. Call it inside a flow.
+
+    Features go online with what was promoted: a user whom the champion's day does not know is a new one, and not one
+    whose history is made of items that the champion has never seen.
+    """
     stop = threading.Event()
-    features = push_features.submit(str(home), made.entry.as_of, stop)  # nothing of the rest reads them
+    features = push_features.submit(str(home), made.entry.as_of, stop) if made.promoted else None
     try:
         if made.promoted:
             build_bento_of(str(home), made.entry.release_id)
         monitor_day(str(home), made.entry.release_id, made.entry.as_of)
-        features.result()
+        if features is not None:  # nothing of the above reads them
+            features.result()
     finally:
         stop.set()
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from features.batches import list_batches
 from plumline import artifact
 from plumline.stage import sources_version
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def record_run(home: Path, release_id: str, code: str, finished: "list[Finished]", began: float) -> None:
-    """Keep seconds a stage, training speed, and which code made the release, or made it again.
+    """Keep seconds a stage, training speed, what had landed, and which code made the release, or made it again.
 
     code: hash of all code that its stages can reach; beside it stands that of all sources, which is found much faster.
     began: time.time() before the first stage; what is older was measured by another run.
@@ -27,6 +28,7 @@ def record_run(home: Path, release_id: str, code: str, finished: "list[Finished]
     seconds = {f.stage: old.get(f.stage, f.seconds) if f.skipped else f.seconds for f in finished}
     record: dict[str, Any] = {"release_id": release_id, "seconds": seconds, "throughput": throughput}
     record |= {"code": code, "sources": sources_version()}
+    record["deliveries"] = [batch.id for batch in list_batches(home / "data" / "landing")]
     artifact.replace_file(_path(home, release_id), json.dumps(record, indent=2, sort_keys=True) + "\n")
 
 

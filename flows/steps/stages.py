@@ -4,7 +4,6 @@ Whether a stage has anything to do is the stage's own knowledge (the key in its 
 is no second cache to disagree. A stage that was killed by a signal is tried again; one that failed or refused is not.
 """
 
-import fcntl
 import os
 import queue
 import signal
@@ -12,8 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -24,7 +23,7 @@ from prefect.futures import PrefectFuture
 from flows.steps.graph import Stage, needs
 from plumline.errors import PlumlineError, RefusedError
 from plumline.settings import child_environment, get_settings
-from plumline.stage import CODE_ROOT, die_with_parent, num_cores, say
+from plumline.stage import CODE_ROOT, die_with_parent, num_cores
 
 PARALLEL = ("cpt", "sft")
 """Stages that know how to share their work among processes."""
@@ -212,25 +211,6 @@ def launched(name: str, argv: list[str]) -> list[str]:
     if processes == 1 or name not in PARALLEL:
         return argv
     return [*argv[:2], "models.training.processes", str(processes), *argv[2:]]
-
-
-@contextmanager
-def workspace_lock(home: Path) -> Iterator[None]:
-    """Hold the one right to write artifacts/. A second run waits for the first and then finds its work done."""
-    path = home / "artifacts" / ".lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            say(f"another run (process {file.read().strip()}) is at work in {home.resolve()}; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        file.truncate()
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
 
 
 class _Tee(threading.Thread):

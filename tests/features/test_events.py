@@ -14,6 +14,7 @@ from features.events import EventSnapshot, EventsParams
 from features.expectations.events import REPEATED, UNKNOWN_ITEM
 from features.intake.tables import read_table, rename
 from features.landing import land
+from features.partitions import LANDED, Partition
 from plumline.errors import CorruptArtifactError, InputError, MissingArtifactError, RefusedError
 from plumline.schema import EVENTS, ITEMS, TRAFFIC, USERS, conform
 from plumline.settings import child_environment
@@ -184,13 +185,13 @@ def test_a_day_of_a_quarter_or_four_times_the_seven_before_it_is_noted(
 
 
 def test_two_million_rows_are_judged_at_a_time(tmp_path: Path) -> None:
-    class Days(events.Partition):
+    class Days(Partition):
         """A million rows of nothing, which take no memory."""
 
         def read(self) -> pa.Table:
             return pa.table({"x": pa.nulls(1_000_000)})
 
-    partitions = [Days(str(n), day(n), "", tmp_path, None, "landed") for n in range(5)]
+    partitions = [Days(str(n), day(n), "", tmp_path, None, LANDED) for n in range(5)]
     assert [chunk.num_rows for chunk in events._chunks(partitions)] == [2_000_000, 2_000_000, 1_000_000]
 
 

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 
 import numpy as np
@@ -26,11 +27,14 @@ def make_events(num_rows: int) -> dict[str, list]:
 
 
 def judge(columns: dict[str, list], landed: tuple[str, ...] = (), **bounds: int | None) -> Verdict:
+    return validate(make_frame(columns, landed), "events", {**NO_BOUNDS, **bounds})
+
+
+def make_frame(columns: dict[str, list], landed: tuple[str, ...]) -> pa.Table:
     table = conform(pa.table(columns), EVENTS.__class__("events", EVENTS.schema, ()))
     table = table.append_column("day", pa.repeat(pa.scalar(DAY, pa.date32()), table.num_rows))
     known = pa.array([f"i{n}" for n in range(5)])
-    framed = events.frame(table, known_items=known, landed_ids=pa.array(landed, pa.string()))
-    return validate(framed, "events", {**NO_BOUNDS, **bounds})
+    return events.frame(table, known_items=known, landed_ids=pa.array(landed, pa.string()))
 
 
 def test_a_good_day_passes_whole() -> None:
@@ -84,6 +88,20 @@ def test_every_seeded_violation_is_found_at_its_row_and_nothing_else() -> None:
     assert {check.reason for check in verdict.checks if not check.success} == set(SEEDED)
     counted = verdict.reasons(60, "critical")  # a repeated delivery is nobody's fault
     assert set(np.flatnonzero(counted == "")) - set(np.flatnonzero(reasons == "")) == {16}
+
+
+def test_what_tests_judge_quickly_by_is_the_suite(quick_validation: Callable[..., Verdict]) -> None:
+    columns = make_events(60)
+    for row, (column, value) in enumerate(SEEDED.values()):
+        columns[column][2 * row] = value
+        columns[column][2 * row + 28] = value
+    framed = make_frame(columns, ("landed before",))
+    slow, fast = validate(framed, "events", NO_BOUNDS), quick_validation(framed, "events", NO_BOUNDS)
+    known = [reason for reason in slow.bad_rows if "longer than" not in reason and "watch" not in reason]
+    assert {reason: slow.bad_rows[reason].tolist() for reason in known} == {
+        reason: rows.tolist() for reason, rows in fast.bad_rows.items()
+    }
+    assert {c.reason: c.severity for c in fast.checks}.items() <= {c.reason: c.severity for c in slow.checks}.items()
 
 
 def test_of_equal_ids_the_first_usable_one_lands() -> None:

@@ -145,7 +145,7 @@ def test_an_action_has_its_worth_and_one_without_is_no_interest(hand_home: Path,
     assert (read_histories(out).column("item_ids").to_pylist(), read_queries(out).num_rows) == ([["b"]], 0)
 
 
-@pytest.mark.parametrize("action", ["dislike", "Return", "refund", "SKIP", "report"])
+@pytest.mark.parametrize("action", ["dislike", "Return", "refund", "SKIP", "report", "Impression"])
 def test_who_says_no_is_not_asked_for_it(tmp_path: Path, action: str) -> None:
     """Whatever the recipe says of other actions, and unless it says something of this one."""
     items = rename(pa.table({"item_id": ["a", "b"], "title": ["x", "y"]}), ITEMS, {}).table

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.batches import list_batches
-from features.landing import check, known_items, land, rename
+from features import day_parts
+from features.batches import find_batch, list_batches
+from features.landing import arrive, check, known_items, land, rename, scratch_folder
 from plumline.artifact import verify
 from plumline.errors import CorruptArtifactError, InputError
 from plumline.schema import EVENTS, ITEMS, USERS
@@ -56,6 +57,79 @@ def test_the_same_delivery_twice_is_there_once(tmp_path: Path) -> None:
     assert [batch.order for batch in list_batches(tmp_path)] == [0, 1]
 
 
+def a_delivery() -> tuple[pa.Table, pa.Table, pa.Table]:
+    """Items, events and users with what a table may have: holes, equal rows, texts with a mark."""
+    rows: list[tuple] = [
+        (f"u{n % 7}", f"i{n % 5}", f"2024-01-{1 + n * n % 12:02d} {n % 24:02d}:30", [None, "web", "app"][n % 3], n % 2)
+        for n in range(90)
+    ]
+    rows += rows[:20]
+    users, items, times, surfaces, odd = (list(column) for column in zip(*rows, strict=True))
+    ratings = [2.5 if one else None for one in odd]
+    log = {"user_id": users, "item_id": items, "timestamp": times, "surface": surfaces, "rating": ratings}
+    catalogue = pa.table({"item_id": ["i1", "i0"], "title": ["One", None], "topics": ["a|b", "c"]})
+    people = pa.table({"user_id": ["u1", "u0"], "age": [31, 30]})
+    return (
+        rename(catalogue, ITEMS, {}).table,
+        rename(pa.table(log), EVENTS, {}).table,
+        rename(people, USERS, {}).table,
+    )
+
+
+def test_a_batch_keeps_the_name_that_0_2_gave_it(tmp_path: Path) -> None:
+    """These four were computed by Plumline 0.2: who landed them then is told so when they come again."""
+    items, events, users = a_delivery()
+    with_ids = events.set_column(0, "event_id", [[f"e{n:03d}" for n in range(events.num_rows)]])
+    deliveries = [(items, events, users), (None, events, None), (items, None, None), (None, with_ids, None)]
+    names = [land(*tables, landing=tmp_path, source="", now=NOW).name for tables in deliveries]
+    assert names == ["520d7abeff98e16d", "3fb25fd52201a87e", "0e35c00e4a87c8c3", "01f1749c0abafd19"]
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_a_delivery_in_blocks_is_the_same_batch(tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    items, events, users = a_delivery()
+    whole = land(items, events, users, landing=tmp_path / "whole", source="x", now=NOW)
+    monkeypatch.setattr(day_parts, "_RUN_BYTES", 2_000)
+    blocks = (events.slice(start, size) for start in range(0, events.num_rows, size))
+    parts = land(items, blocks, users, landing=tmp_path / "parts", source="x", now=NOW)
+    verify(parts)
+    assert parts.name == whole.name
+    assert files(parts) == files(whole)
+    (batch,) = list_batches(tmp_path / "parts")
+    assert batch.manifest.arguments["folded"] == 20
+    assert not any(path.is_dir() for path in (tmp_path / "parts").glob(".scratch/*"))
+    with pytest.raises(InputError, match="all lie after now"):
+        land(None, iter([events]), None, landing=tmp_path / "none", source="x", now=datetime(2023, 1, 1, tzinfo=UTC))
+    assert not (tmp_path / "none").exists()
+
+
+def test_what_arrives_is_counted_before_it_lands(tmp_path: Path) -> None:
+    items, events, users = a_delivery()
+    items = pa.concat_tables([items, items.slice(1)])
+    with scratch_folder(tmp_path / "data" / "landing") as scratch:
+        arrival = arrive(items, events, users, scratch=scratch, now=NOW, known=["i2", "i3"])
+        assert arrival.rows == {"items": 2, "users": 2, "events": 83}
+        assert arrival.folded == {"items": 1, "users": 0, "events": 20}
+        assert sum(arrival.days.values()) == 83
+        assert list(arrival.days) == sorted(arrival.days)
+        assert (arrival.num_late, arrival.num_unknown) == (7, 22)
+        assert [problem.column for problem in arrival.problems] == ["unknown item_id", "timestamp in the future:"]
+        assert not arrival.fatal
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_delivery_is_found_by_its_id_its_beginning_or_its_number(tmp_path: Path) -> None:
+    first = land(make_items("a"), None, None, landing=tmp_path, source="a.csv", now=NOW).name
+    second = land(make_items("b"), None, None, landing=tmp_path, source="b.csv", now=NOW).name
+    assert {find_batch(tmp_path, name).id for name in (first, first[:4], "0")} == {first}
+    batch = find_batch(tmp_path, "1")
+    assert str(batch) == f"delivery 1 ({second}, b.csv, landed 2024-01-10 12:00 UTC)"
+    assert (batch.rows(), batch.of_init) == ({"items": 1}, False)
+    for name in (first[:3], "nothing"):
+        with pytest.raises(InputError, match=rf"{name} is no delivery; there are: {first} \(a.csv\), {second}"):
+            find_batch(tmp_path, name)
+
+
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_the_order_of_rows_in_a_file_does_not_matter(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
@@ -99,7 +173,7 @@ def test_the_future_goes_into_quarantine(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tables", "expected"),
     [
-        ({"items": make_items("a", "b", "a")}, "items: row 3: item_id is there twice: 'a'"),
+        ({"items": make_items("a", "b", "a", channel=["x", "y", "z"])}, "items: row 3: item_id is there twice: 'a'"),
         ({"items": make_items("a", "")}, "items: row 2: item_id is empty"),
         ({"items": make_items("a", title=[""])}, "no column describes an item"),
         ({"items": make_items()}, "items: no row"),
@@ -107,7 +181,10 @@ def test_the_future_goes_into_quarantine(tmp_path: Path) -> None:
         ({"events": make_events(("u", "a", ""))}, "events: row 1: timestamp is empty"),
         ({"events": make_events(("u", "a", "2999-01-01"))}, "all lie after now"),
         ({"events": make_events(*[("u", "a", "2024-01-01")] * 2, event_id=["x", None])}, "row 2: event_id is empty"),
-        ({"users": rename(pa.table({"user_id": ["u", "u"]}), USERS, {}).table}, "users: row 2: user_id is there twice"),
+        (
+            {"users": rename(pa.table({"user_id": ["u", "u"], "age": [1, 2]}), USERS, {}).table},
+            "users: row 2: user_id is there twice",
+        ),
         ({}, "nothing to land"),
     ],
 )

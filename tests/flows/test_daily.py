@@ -28,7 +28,6 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
     monkeypatch.setattr(module, "produce", produce)
     monkeypatch.setattr(module, "publish_day", lambda _, made: done.append(("publish", made.entry.as_of)))
-    monkeypatch.setattr(module, "push_features", lambda _, day: done.append(("push", day)))
     monkeypatch.setattr(module, "give_up_after_too_many_starts", lambda: None)
     monkeypatch.setattr(module, "days_to_process", lambda *_: DAYS)
     monkeypatch.setattr(module, "read_pointer", lambda _: SimpleNamespace(release_id="2020-01-01-a"))
@@ -41,12 +40,7 @@ def test_later_days_are_tried_and_the_refusal_is_raised_in_the_end(
 ) -> None:
     with pytest.raises(ForeseenError, match="as_of 2020-01-03: no"):
         daily.fn(str(tmp_path), raise_refusal=False)
-    assert calls == [
-        ("produce", "2020-01-02"),
-        ("publish", "2020-01-02"),
-        ("push", "2020-01-03"),
-        ("push", "2020-01-04"),
-    ]
+    assert calls == [("produce", "2020-01-02"), ("publish", "2020-01-02")]
     assert capsys.readouterr().err == "as_of 2020-01-04: no\n"
 
 

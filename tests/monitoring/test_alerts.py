@@ -63,6 +63,7 @@ def test_every_watched_gauge_alerts_beyond_its_limit_and_only_there() -> None:
         ("recall_over_popularity", 1.0, 0.999),
         ("simple_methods_ahead", 0, 1),
         ("quarantined_rows", 10**9, None),
+        ("reactions_put_aside_percent", 5.0, 5.01),
         ("unreported_days", 3, 4),
         ("drift_score", 1.0, 1.001),
     ],

@@ -6,6 +6,7 @@ from types import ModuleType
 
 import pyarrow as pa
 
+from features.expectations.events import REPEATED
 from monitoring.day import gather
 from monitoring.health import MonitorParams
 from monitoring.verdict import Check, Verdict
@@ -20,7 +21,10 @@ def test_a_bare_home_has_the_release_alone(example: ModuleType, tmp_path: Path) 
     release = example.make_release(tmp_path / "r", DAY - timedelta(days=1))
     day = gather(tmp_path, release, day=DAY, now=NOW, params=MonitorParams())
     assert day.gauges["requests"] == 0
-    assert not {"invalid_served", "drift_score", "quarantined_rows", "unreported_days"} & day.gauges.keys()
+    assert (
+        not {"invalid_served", "drift_score", "quarantined_rows", "reactions_put_aside_percent", "unreported_days"}
+        & day.gauges.keys()
+    )
     assert day.alerts == []
     assert day.gauges["checks"] == day.gauges["checks_passed"] > 0
 
@@ -28,11 +32,18 @@ def test_a_bare_home_has_the_release_alone(example: ModuleType, tmp_path: Path) 
 def test_traffic_quarantine_tombstones_and_verdict(example: ModuleType, tmp_path: Path) -> None:
     release = example.make_release(tmp_path / "r", DAY - timedelta(days=1))
     rows = [example.answer(DAY, n, ["item-00", f"item-0{1 + n % 5}"], release.release_id) for n in range(20)]
-    example.put_traffic(tmp_path / "data" / "traffic", DAY, rows)
+    clicks = [example.answer(DAY, n, ["item-00"], release.release_id, action="click", sids=()) for n in range(5)]
+    example.put_traffic(tmp_path / "data" / "traffic", DAY, rows + clicks)
     yesterday = DAY - timedelta(days=1)
     older = [example.answer(yesterday, n, ["item-00", f"item-0{1 + n % 5}"], "any") for n in range(20)]
     example.put_traffic(tmp_path / "data" / "traffic", yesterday, older)
-    quarantine = pa.table({"day": [DAY, DAY, DAY - timedelta(days=1)], "reason": ["unknown item", "late", "late"]})
+    aside = [
+        (DAY, "unknown item", "ab/day"),
+        (DAY, "late", "traffic/x"),
+        (DAY - timedelta(days=1), "late", "traffic/y"),
+    ]
+    aside += [(DAY, REPEATED, "traffic/x")]
+    quarantine = pa.table(dict(zip(("day", "reason", "source"), map(list, zip(*aside, strict=True)), strict=True)))
     write_parquet(tmp_path / "artifacts" / "events" / "quarantine.parquet", quarantine)
     add_tombstones(tmp_path / "releases", ["item-01"])
     failed = Verdict(False, (Check("num_invalid", 1, 0, False, "1, at most 0"),), "r9", "d")
@@ -41,15 +52,21 @@ def test_traffic_quarantine_tombstones_and_verdict(example: ModuleType, tmp_path
     params = MonitorParams()
     day = gather(tmp_path, release, day=DAY, now=NOW, params=params, verdict=failed, last_report=last_report)
 
-    assert day.quarantine == {"late": 1, "unknown item": 1}
+    assert day.quarantine == {"late": 1, "unknown item": 1, REPEATED: 1}
+    assert day.gauges["reactions_put_aside_percent"] == 20
     assert day.gauges["requests"] == 20
     assert day.gauges["retired_served"] == 4
     assert day.gauges["unreported_days"] == 5
     assert day.most_served[0].item_id == "item-00"
     assert day.most_served[0].title == example.NASTY_TITLE
     assert day.most_served[0].num_served == 20
-    assert [alert.name for alert in day.alerts] == ["retired_served", "unreported_days", "gate_failed"]
-    assert day.gauges["checks_failed"] == 3
+    assert [alert.name for alert in day.alerts] == [
+        "retired_served",
+        "reactions_put_aside_percent",
+        "unreported_days",
+        "gate_failed",
+    ]
+    assert day.gauges["checks_failed"] == 4
 
 
 def test_a_day_is_compared_with_the_week_before_it(example: ModuleType, tmp_path: Path) -> None:

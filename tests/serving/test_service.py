@@ -252,7 +252,7 @@ def test_feedback_and_answers_become_traffic(client: TestClient, home: Path, rea
     reaction = {"request_id": answer["request_id"], "user_id": "u9", "item_id": answer["items"][0]["item_id"]}
     said = client.post("/feedback", json={**reaction, "action": "play", **NUMBERS})
     assert said.json() == {"request_id": answer["request_id"], "release_id": real.ids[0]}
-    alone = client.post("/feedback", json={"user_id": "u9", "item_id": "x", "action": "click"}).json()
+    alone = client.post("/feedback", json={"user_id": "u9", "item_id": "item002", "action": "click"}).json()
     assert len(alone["request_id"]) == 32
     deadline = time.monotonic() + 15
     rows: list[dict[str, Any]] = []
@@ -270,6 +270,22 @@ def test_feedback_and_answers_become_traffic(client: TestClient, home: Path, rea
     assert (rows[1]["request_id"], rows[1]["scores"]) == (answer["request_id"], [])
     assert {name: rows[1][name] for name in NUMBERS} == NUMBERS
     assert {rows[row][name] for row in (0, 2) for name in NUMBERS} == {None}
+
+
+def test_a_reaction_to_what_no_release_knows_is_refused(client: TestClient, real: Any) -> None:
+    """The case feedback_unknown."""
+    answer = client.post("/feedback", json={"user_id": "u1", "item_id": "nosuch0", "action": "click"})
+    assert answer.status_code == 400
+    assert answer.json() == {"error": f"item_id: 'nosuch0' is no item of {real.ids[0]}"}
+
+
+@pytest.mark.parametrize("timestamp", [2**63, -(2**63) - 1, 10**400, 253_402_300_800_000])
+def test_a_time_that_is_none_is_bad_input(client: TestClient, timestamp: int) -> None:
+    """The case request_timestamp: it was a 500."""
+    answer = client.post("/recommend", json={"history": [{"item_id": "item001", "timestamp": timestamp}]})
+    assert answer.status_code == 400
+    assert "is no time in epoch milliseconds" in answer.json()["error"]
+    assert "\n" not in answer.json()["error"]
 
 
 @pytest.mark.parametrize("body", [{}, {"user_id": "u", "item_id": "i", "action": "DROP TABLE"}, {"x": 1}])

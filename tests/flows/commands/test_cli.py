@@ -21,6 +21,7 @@ def run(home, *arguments):
         (["recommend", "--history", "a"], "plumline bootstrap"),
         (["recommend"], "--user ID or --history"),
         (["recommend", "--user", "u", "--history", "a"], "one of the two"),
+        (["recommend", "--history", "a", "--history", "@nofile"], "--history @nofile: cannot be read (No such file"),
         (["ask", "Item"], "plumline bootstrap"),
         (["ask", "Item", "--release", "2024-01-01-aa"], "2024-01-01-aa"),
         (["serve"], "plumline bootstrap"),
@@ -49,7 +50,10 @@ def test_status_and_doctor_answer_on_an_empty_home(home):
 
 
 def test_retract_is_kept_outside_releases(home):
-    assert run(home, "retract", "i1", "i2").exit_code == 0
+    done = run(home, "retract", "i1", "i2")
+    assert done.exit_code == 0
+    assert "no delivery and no release has an item 'i1'" in done.stderr
+    assert "never served from this home: 2 items" in done.stdout
     assert json.loads(run(home, "retract", "i3", "--json").stdout) == ["i1", "i2", "i3"]
     assert (home / "releases" / "tombstones.json").exists()
 

@@ -1,7 +1,10 @@
-"""What a person reads of a recommendation."""
+"""What a person reads of a recommendation, and how a history is told."""
 
-from flows.commands.recommend import Answer
+import pytest
+
+from flows.commands.recommend import Answer, read_ids, split_ids
 from models.ranking.why import Reason
+from plumline.errors import InputError
 from serving.recommender import Recommendation, RecommendedItem
 
 WHY = (Reason("own", 0.75, ("85123A",), "bought 3 times"), Reason("next", 0.25, ("2",), "often follows 2"))
@@ -55,3 +58,19 @@ def test_scripts_get_the_service_s_fields_and_the_price():
     }  # fmt: skip
     assert (found["items"][1]["price"], found["items"][1]["why"]) == (None, [])
     assert (found["num_allowed"], found["ranked"]) == (7, False)
+
+
+def test_ids_may_have_commas_and_stand_in_a_file(tmp_path):
+    known = {"a", "b", "tea, green", "c,d"}.__contains__
+    assert split_ids(read_ids("a,b,,x"), known) == ["a", "b", "x"]
+    assert split_ids(read_ids("tea, green"), known) == ["tea, green"]
+    assert split_ids(read_ids("c,d"), known) == ["c,d"]
+    path = tmp_path / "ids.txt"
+    path.write_text("\ufefftea, green\n\n  a \nc,e\n", encoding="utf-8")
+    assert split_ids(read_ids(f"@{path}"), known) == ["tea, green", "a", "c,e"]
+    for bad in (tmp_path / "none.txt", tmp_path):
+        with pytest.raises(InputError, match="cannot be read"):
+            read_ids(f"@{bad}")
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="no UTF-8"):
+        read_ids(f"@{path}")

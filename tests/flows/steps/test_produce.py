@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from flows.steps import produce
-from flows.steps.produce import _of_other_code, objection_to
+from flows.steps.produce import _of_other_code, objection_to, run_key
 from flows.steps.registry import Entry
 from plumline import artifact
 from plumline.errors import InputError
@@ -85,6 +85,18 @@ def test_another_recipe_seed_day_or_base_is_another_release():
 def test_an_entry_of_before_the_code_was_kept_is_not_recognised():
     old = made("a", code="old")
     assert _of_other_code(Listed(Entry(**{**old.__dict__, "code": ""})), PARTS) is None
+
+
+def test_a_day_is_made_anew_where_a_delivery_was_taken_back(home: Path):
+    asked = {"as_of": date(2020, 1, 1), "base": "", "previous": ""}
+    before = run_key(home, **asked)
+    landing = home / "data" / "landing"
+    (landing / "0123456789abcdef").mkdir(parents=True)
+    assert run_key(home, **asked) == before  # what lands is the next days' to learn
+    (landing / "withdrawn.json").write_text("[1]")
+    after = run_key(home, **asked)
+    (landing / "withdrawn.json").write_text("[1, 2]")
+    assert len({before, after, run_key(home, **asked)}) == 3
 
 
 def test_a_limit_that_is_none_is_said_before_anything_is_made(home: Path, monkeypatch: pytest.MonkeyPatch):

@@ -19,7 +19,6 @@ from flows.steps.stages import (
     launched,
     run_stage,
     run_stages,
-    workspace_lock,
 )
 from plumline.errors import InputError, RefusedError
 from plumline.settings import get_settings
@@ -86,27 +85,6 @@ def _alive(pid):
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def test_a_second_run_waits_for_the_first(tmp_path, root):
-    code = (
-        "from pathlib import Path\nfrom flows.steps.stages import workspace_lock\n"
-        "with workspace_lock(Path('.')): print('in')"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    with workspace_lock(tmp_path):
-        second = subprocess.Popen(
-            [sys.executable, "-c", code],
-            cwd=tmp_path,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert "waiting" in second.stderr.readline()
-        assert second.poll() is None
-    out, _ = second.communicate(timeout=30)
-    assert out.strip() == "in"
 
 
 def test_training_stages_are_launched_in_as_many_processes_as_told(monkeypatch):
