@@ -27,7 +27,7 @@ _RUN = re.compile(rb"[\x80-\xff]+")
 _UTF8 = re.compile(
     rb"(?<![\x80-\xff])(?:[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3})+(?![\x80-\xff])"
 )
-_WORD = re.compile(rb"[A-Za-z]*[\x80-\xff][A-Za-z\x80-\xff]*")
+_WORD = re.compile(rb"[A-Za-z\x80-\xff]+")
 _FOREIGN = 0.5  # share of bytes beyond ASCII in the words that have one, above which the script is not Latin
 _FEW = 16  # bytes beyond ASCII from which nothing can be told
 _SAMPLE = 1 << 15  # bytes that charset-normalizer looks at
@@ -113,7 +113,7 @@ def _runs(data: bytes) -> tuple[int, int]:
 
 def single_byte(sample: bytes) -> Encoding:
     """What bytes that are no UTF-8 most likely are: Western, or what charset-normalizer says of other scripts."""
-    words = _WORD.findall(sample)
+    words = [word for word in _WORD.findall(sample) if not word.isascii()]
     beyond = sum(len(run) for word in words for run in _RUN.findall(word))
     if beyond > _FEW and beyond > _FOREIGN * sum(map(len, words)):
         from charset_normalizer import from_bytes

@@ -31,6 +31,7 @@ _HALF = re.compile("[\ud800-\udfff]")
 _RAW = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ABSENT = msgspec.Raw(b"")  # no value of JSON is empty
 _ODD = re.compile(r'[\\"\x00-\x1f]')  # signs that msgspec takes in no field
+_LONGEST_LITERAL = 1 << 20  # characters; Python's own parser takes a hundred bytes for each
 _MOST_KNOWN = 256  # keys of which a decoder is made
 
 
@@ -215,7 +216,7 @@ def kind_of(value: Any) -> str:
 
 def _python_literal(line: str) -> Pairs | None:
     """A dict as Python prints it, {'a': u'x', 'b': None}: public logs have them. None if it is none."""
-    if not re.match(r"\s*\{\s*[ub]?['\"]", line):
+    if len(line) > _LONGEST_LITERAL or not re.match(r"\s*\{\s*[ub]?['\"]", line):
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "\d" in a text is a SyntaxWarning

@@ -34,6 +34,11 @@ def test_encodings_are_told_by_their_bytes(encoding: str, text: str, expected: s
     assert guess_encoding(text.encode(encoding), whole=True).name == expected
 
 
+def test_a_guess_takes_no_longer_for_a_long_word() -> None:
+    """A broken archive may well end in a MB of one letter."""
+    assert guess_encoding(b"\xe9" + b"g" * (1 << 20), whole=True).name == "cp1252"
+
+
 def test_a_sequence_that_the_head_cuts_is_no_error() -> None:
     data = (ROWS + "é").encode()[:-1]
     assert guess_encoding(data, whole=False).name == "utf-8"
