@@ -115,12 +115,13 @@ def _explained(reason: str, record: str, line: int, separator: str, writing: Wri
     start, end = _unmatched(record, separator, writing)
     line += record.count("\n", 0, start)
     if end is None:
-        return MalformedError(line, "a quote is opened and never closed; mend that line", open=True)
+        message = "a quote is opened and never closed; mend that line, or say --quote none"
+        return MalformedError(line, message, open=True)
     after = record[end : end + 20].split("\n")[0].rstrip()
     return MalformedError(
         line,
         f"a quote is opened and closed where no cell ends (before {after!r}); double the quotes within a cell, "
-        "or close it",
+        "or say --quote none where they are letters",
     )
 
 

@@ -139,7 +139,10 @@ def test_the_fast_way_reads_what_the_exact_one_reads(
         ("a,b\n1,x\n2,y\n3,z,more\n", "line 4: 3 cells where the header has 2 (the separator is ',')"),
         ('a,b\n1,"two\nlines"\n2\n', "line 4: 1 cells where the header has 2"),
         ("a,b\n\n\n1,x\n\n2\n", "line 6: 1 cells"),
-        ('a,b\n1,x\n2,"never closed\n3,y\n', "line 3: a quote is opened and never closed; mend that line"),
+        (
+            'a,b\n1,x\n2,"never closed\n3,y\n',
+            "line 3: a quote is opened and never closed; mend that",
+        ),
         ('a,b\n1,"5 inch pipe\n2,"6 inch pipe\n3,C\n', "line 2: a quote is opened and closed where no cell ends"),
         ('a,b\n1,"x\ny" z\n', "line 2: a quote is opened and closed where no cell ends (before ' z')"),
         ("a,b\n1,x\n2,y\0\n", "line 3: holds a NUL byte"),
@@ -170,7 +173,7 @@ def test_a_quote_that_swallows_a_file_is_found_before_the_file_is_in_memory(
     monkeypatch.setattr(csv_blocks, "LONGEST", 1 << 16)
     monkeypatch.setattr(csv_blocks, "_FIRST", 1 << 10)
     path = write("t.csv", "a,b\n" + "1,x\n" * 99 + '2,"open\n' + "3,y\n" * 100_000)
-    assert refusal(path) == "line 101: a quote is opened and never closed; mend that line"
+    assert refusal(path) == "line 101: a quote is opened and never closed; mend that line, or say --quote none"
     path = write("t.csv", "a,b\n1," + "x" * (1 << 17) + "\n")
     assert refusal(path).startswith("line 2: is longer than")
 
@@ -186,7 +189,10 @@ def test_quotes_of_a_log_with_tabs_may_be_letters(
     assert rows[-1] == {"id": "3", "title": '"half', LINE: 8_003}
     assert staged(path).notes == (f"{path}: its quotes are taken as letters, for as quotes they do not match",)
     assert read(write("t.tsv", 'id\ttitle\n1\t"a\tb"\n')) == [{"id": "1", "title": "a\tb", LINE: 2}]
-    assert refusal(write("t.csv", 'id,title\n1,"6 inch" pipe\n')).startswith("line 2: a quote is opened and closed")
+    letters = write("t.csv", 'id,title\n1,"6 inch" pipe\n2,"half\n')
+    assert refusal(letters).startswith("line 2: a quote is opened and closed")
+    assert [row["title"] for row in read(letters, quote="none")] == ['"6 inch" pipe', '"half']
+    assert staged(letters, quote="none").notes == ()
     both = write("t.tsv", 'id\ttitle\n1\t"a\tb"\n2\t"6" pipe\n')  # neither as quotes nor as letters
     assert refusal(both).startswith("line 3: a quote is opened and closed where no cell ends")
 

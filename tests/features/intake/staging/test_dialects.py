@@ -90,4 +90,7 @@ def test_headers_are_cleaned(write: Callable[..., Path], read: Callable[..., Any
     assert refusal(write("t.csv", "a,b, a\n1,2,3\n")).startswith(
         "line 1: column 'a' is there twice; rename one of them"
     )
-    assert refusal(write("t.csv", 'a,"b\n1,2\n')) == "line 1: a quote is opened and never closed; mend that line"
+    assert (
+        refusal(write("t.csv", 'a,"b\n1,2\n'))
+        == "line 1: a quote is opened and never closed; mend that line, or say --quote none"
+    )
