@@ -28,6 +28,7 @@ COMPRESSIONS = (".gz", ".zst", ".bz2", ".zip", ".xz")
 """Endings after which a file's own name comes; a plain file wins over its compressed copy."""
 _MOST_FILES = 20_000
 _DEEPEST = 4  # folders below DIR that are looked into
+_OF_A_HOME = ("artifacts", "data", "layouts", "recipes", "releases")  # what a home has beside files of people
 
 
 class Layout(BaseModel):
@@ -140,8 +141,9 @@ def list_files(folder: Path) -> list[str]:
     pending = [(folder, 0)]
     while pending and len(found) < _MOST_FILES:
         here, depth = pending.pop()
+        ours = _OF_A_HOME if (here / "dvc.yaml").is_file() else ()  # somebody's files may lie in the home itself
         for path in sorted(here.iterdir()):
-            if path.name.startswith((".", "__MACOSX")):
+            if path.name.startswith((".", "__MACOSX")) or path.name in ours:
                 continue
             if path.is_dir() and depth < _DEEPEST:
                 pending.append((path, depth + 1))

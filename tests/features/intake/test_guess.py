@@ -61,3 +61,10 @@ def test_a_layout_fits_by_names_and_by_columns(tmp_path, folder):
     (fit,) = guess_layouts(tmp_path, folder)
     assert fit.layout.name == "movielens-latest"
     assert fit.files == {"items": ("movies.csv",), "events": ("ratings.csv",)}
+
+
+def test_what_a_home_keeps_is_nobodys_file(tmp_path, folder):
+    (folder / "dvc.yaml").write_text("stages: {}\n")
+    (folder / "data" / "landing").mkdir(parents=True)
+    (folder / "data" / "landing" / "more.csv").write_text("user_id,item_id,timestamp\nu,1,2026-03-01\n")
+    assert [role.name for role in guess_roles(folder) if role.noun] == ["log.csv", "things.csv"]
