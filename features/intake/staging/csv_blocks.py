@@ -113,9 +113,6 @@ class _Reader:
             )
             for is_ascii in (False, True)
         }
-        self._opens = np.zeros(256, np.bool_)  # bytes before a quote that opens
-        self._closes = np.zeros(256, np.bool_)  # bytes after one that closes
-        self._opens[[_LF, _QUOTE]] = self._closes[[_LF, _CR, _QUOTE]] = True
 
     # --- 1. A PIECE ---
 
@@ -169,9 +166,10 @@ class _Reader:
     def _match(self, values: np.ndarray, quotes: np.ndarray, separator: bytes) -> bool:
         """Whether every other quote opens a cell and those between end one. values: ends with a line feed, so that the
         byte before the first is one too."""
-        opens, closes = self._opens.copy(), self._closes.copy()
-        opens[separator[0]] = closes[separator[0]] = True
-        return bool(opens[values[quotes[0::2] - 1]].all() and closes[values[quotes[1::2] + 1]].all())
+        before, after = values[quotes[0::2] - 1], values[quotes[1::2] + 1]
+        opens = (before == separator[0]) | (before == _QUOTE) | (before == _LF)
+        closes = (after == separator[0]) | (after == _QUOTE) | (after == _LF) | (after == _CR)
+        return bool(opens.all() and closes.all())
 
     def _arrow(self, values: np.ndarray, separator: bytes, *, is_ascii: bool) -> pa.Table | None:
         # Arrow's own memory: a thread of its reader may still hold it when the process ends, and must not need Python
