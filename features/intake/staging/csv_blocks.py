@@ -64,8 +64,9 @@ def read_blocks(name: str, text: Utf8, dialect: Dialect) -> Iterator[pa.Table]:
             data += b"\n"
         if line <= dialect.skipped:
             data, line = _without_first_lines(data, line, dialect.skipped)
+        is_ascii = data.isascii()
         try:
-            piece = reader.read(data, line, final=final)
+            piece = reader.read(data, line, final=final, is_ascii=is_ascii)
         except NotDecodableError as error:
             error.plain &= plain
             raise
@@ -75,7 +76,7 @@ def read_blocks(name: str, text: Utf8, dialect: Dialect) -> Iterator[pa.Table]:
         elif not piece.num_bytes:
             size = max(size, len(data))  # a record longer than the piece: not looked through again and again
         rest, line = data[piece.num_bytes :], line + piece.num_lines
-        plain = plain and data.isascii()
+        plain = plain and is_ascii
         if final:
             return
 
@@ -116,16 +117,16 @@ class _Reader:
 
     # --- 1. A PIECE ---
 
-    def read(self, data: bytes, line: int, *, final: bool) -> _Piece:
+    def read(self, data: bytes, line: int, *, final: bool, is_ascii: bool) -> _Piece:
         """As many whole records as there are. line: of the file, at which `data` begins."""
         if not data:
             return _Piece(None, 0, 0)
         if not final and b"\n" not in data:
             return self._slow(data, line, final=False)
-        piece = self._quick(data, line) if self._fast else None
+        piece = self._quick(data, line, is_ascii=is_ascii) if self._fast else None
         return self._slow(data, line, final=final) if piece is None else piece
 
-    def _quick(self, data: bytes, line: int) -> _Piece | None:
+    def _quick(self, data: bytes, line: int, *, is_ascii: bool) -> _Piece | None:
         """By Arrow; None where records.py has to look."""
         separator, longer = self._separator, None
         if len(separator) > 1:
@@ -148,7 +149,7 @@ class _Reader:
             quotes = quotes[: int(np.searchsorted(quotes, end))]
             if not self._match(values, quotes, separator):
                 return None
-        table = self._arrow(values, separator, is_ascii=data.isascii())
+        table = self._arrow(values, separator, is_ascii=is_ascii)
         num_lines = int(np.count_nonzero(values == _LF))
         lines = None if table is None else _lines_of(table, line, num_lines)
         if table is not None and lines is None:
