@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from flows.commands.layouts import guess_folder
-from flows.commands.verb import find_home, json_option, print_answer
+from flows.commands.verb import find_home, json_option, once_option, print_answer
 from flows.steps.given import given_from_cli, intake_options
 from plumline.errors import InputError
 
@@ -15,7 +15,7 @@ from plumline.errors import InputError
 @click.command()
 @intake_options
 @click.option("--guess", is_flag=True, help="Say what DIR holds and which command lands it; land nothing.")
-@click.option("--recipe", default="cpu_tiny", show_default=True, help="A file of recipes/, without .yaml.")
+@once_option("--recipe", default="cpu_tiny", help="A file of recipes/, without .yaml; default: cpu_tiny.")
 @json_option
 def init(guess: bool, recipe: str, as_json: bool, **said: Any) -> None:
     """Check your own data, land it in day partitions, and choose a recipe. May be repeated until a bootstrap."""
@@ -33,7 +33,7 @@ def init(guess: bool, recipe: str, as_json: bool, **said: Any) -> None:
 
 @click.command()
 @intake_options
-@click.option("--replace", metavar="DELIVERY", help="Take this delivery back when the files have landed.")
+@once_option("--replace", metavar="DELIVERY", help="Take this delivery back when the files have landed.")
 @json_option
 def land(replace: str | None, as_json: bool, **said: Any) -> None:
     """Land further files: tomorrow's events, new items, changed profiles."""

@@ -29,6 +29,8 @@ def run(home, *arguments):
         (["promote", "2024-01-01-aa"], "none yet"),
         (["promote", "../../etc"], "release"),
         (["bootstrap", "--as-of", "someday"], "2011-10-31"),
+        (["init", "--items", "i", "--recipe", "a", "--recipe", "b"], "--recipe is given 2 times (a, b), and takes one"),
+        (["land", "--items", "i", "--replace", "0", "--replace", "1"], "--replace is given 2 times (0, 1)"),
     ],
 )
 def test_refusals_are_one_line_and_exit_2(home, arguments, words):
