@@ -13,7 +13,7 @@ import pytest
 
 from flows.steps.graph import read_graph, read_params, upstream
 
-pytestmark = [pytest.mark.slow, pytest.mark.fault, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.fault, pytest.mark.timeout(2400)]
 
 POINTS = ("start", "body", "written", "sealed", "published")
 

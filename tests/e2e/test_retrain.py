@@ -12,7 +12,7 @@ from models.semantic_ids.table import SidTable
 from plumline import artifact
 from serving.release import Release
 
-pytestmark = [pytest.mark.slow, pytest.mark.fault, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.fault, pytest.mark.timeout(2400)]
 
 
 def copy_of(company, folder):
