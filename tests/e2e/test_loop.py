@@ -17,7 +17,7 @@ from plumline import artifact
 from serving.deploy import serve_process
 from serving.release import Release
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 
 def champion(company):
